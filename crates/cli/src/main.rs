@@ -1,0 +1,2 @@
+//! The program `fornax`.
+fn main() {}
