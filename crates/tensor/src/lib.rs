@@ -3,6 +3,7 @@
 pub mod cpu;
 mod dtype;
 mod shape;
+pub mod tape;
 
 pub use dtype::{DType, Element};
 pub use half::{bf16, f16};
