@@ -1,1 +1,4 @@
 //! The CPU engine.
+
+pub mod pool;
+pub mod storage;
