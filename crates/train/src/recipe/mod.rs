@@ -1,0 +1,400 @@
+//! A recipe: everything that makes a training run what it is, as TOML.
+//!
+//! ```
+//! let recipe = fornax_train::Recipe::load("digits", &["epochs=5".into()])?;
+//! assert_eq!(recipe.epochs, 5);
+//! # Ok::<(), fornax_train::Error>(())
+//! ```
+
+mod read;
+pub mod schema;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result, io};
+
+/// The built-in recipes: name and TOML text.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("digits", include_str!("../../recipes/digits.toml")),
+    ("digits-cnn", include_str!("../../recipes/digits-cnn.toml")),
+    ("iris", include_str!("../../recipes/iris.toml")),
+    (
+        "breast-cancer",
+        include_str!("../../recipes/breast-cancer.toml"),
+    ),
+    ("mnist", include_str!("../../recipes/mnist.toml")),
+    ("mnist-cnn", include_str!("../../recipes/mnist-cnn.toml")),
+    (
+        "fashion-cnn",
+        include_str!("../../recipes/fashion-cnn.toml"),
+    ),
+];
+
+/// A complete, checked recipe. [`schema::KEYS`] documents every field.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Recipe {
+    pub name: String,
+    pub description: String,
+    pub seed: u64,
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub accumulate: usize,
+    pub data: DataRecipe,
+    pub augment: AugmentRecipe,
+    pub model: ModelRecipe,
+    pub optimizer: OptimizerRecipe,
+    pub schedule: ScheduleRecipe,
+    pub regularization: RegularizationRecipe,
+    pub early_stopping: EarlyStoppingRecipe,
+    pub best: BestRecipe,
+    pub checkpoint: CheckpointRecipe,
+    #[serde(skip)]
+    values: BTreeMap<&'static str, toml::Value>,
+}
+
+/// `[data]`: what is learnt.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct DataRecipe {
+    pub name: String,
+    pub path: Option<String>,
+    pub target: Option<String>,
+    pub task: Option<String>,
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    pub height: Option<usize>,
+    pub width: Option<usize>,
+    pub channels: Option<String>,
+    pub test: Option<f64>,
+    pub validation: f64,
+    pub normalize: String,
+}
+
+/// `[augment]`: random changes of training images.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AugmentRecipe {
+    pub shift: usize,
+    pub flip: bool,
+    pub rotate: f64,
+    pub scale: f64,
+    pub erase: f64,
+}
+
+/// `[model]`: the network.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ModelRecipe {
+    pub name: String,
+    pub layers: Option<usize>,
+    pub neurons: Option<OneOrMany>,
+    pub channels: Option<OneOrMany>,
+    pub convolutions: Option<usize>,
+    pub dense: Option<OneOrMany>,
+    pub activation: Option<String>,
+    pub batch_norm: Option<bool>,
+    pub dropout: Option<f64>,
+}
+
+/// `[optimizer]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct OptimizerRecipe {
+    pub name: String,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub momentum: Option<f64>,
+    pub nesterov: Option<bool>,
+    pub beta1: Option<f64>,
+    pub beta2: Option<f64>,
+    pub alpha: Option<f64>,
+    pub eps: Option<f64>,
+}
+
+/// `[schedule]`: how the learning rate moves.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ScheduleRecipe {
+    pub name: String,
+    pub warmup: Option<f64>,
+    pub every: Option<usize>,
+    pub gamma: Option<f64>,
+    #[serde(rename = "final")]
+    pub last: Option<f64>,
+    pub rise: Option<f64>,
+}
+
+/// `[regularization]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RegularizationRecipe {
+    pub l1: f64,
+    pub l2: f64,
+    pub label_smoothing: f64,
+    pub clip_norm: f64,
+    pub clip_value: f64,
+}
+
+/// `[early_stopping]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EarlyStoppingRecipe {
+    pub patience: usize,
+    pub min_delta: f64,
+}
+
+/// `[best]`: which epoch's weights are kept.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct BestRecipe {
+    pub keep: bool,
+    pub monitor: String,
+}
+
+/// `[checkpoint]`: how often the state is saved inside an epoch.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct CheckpointRecipe {
+    pub every_steps: u64,
+    pub every_seconds: f64,
+}
+
+/// `128` or `[256, 128]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// The same number everywhere.
+    One(usize),
+    /// One number each.
+    Many(Vec<usize>),
+}
+
+impl OneOrMany {
+    /// As a list; a single number is a list of one.
+    pub fn list(&self) -> Vec<usize> {
+        match self {
+            OneOrMany::One(number) => vec![*number],
+            OneOrMany::Many(numbers) => numbers.clone(),
+        }
+    }
+}
+
+impl ModelRecipe {
+    /// The width of each hidden layer of an MLP: `neurons` as given, or `layers` times the same.
+    pub fn hidden(&self) -> Vec<usize> {
+        match &self.neurons {
+            Some(OneOrMany::Many(neurons)) => neurons.clone(),
+            Some(OneOrMany::One(neurons)) => vec![*neurons; self.layers.unwrap_or(1)],
+            None => Vec::new(),
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads the recipe `name_or_file` (a built-in name, or else a TOML file) and applies `set`,
+    /// each `key=value`.
+    ///
+    /// # Errors
+    /// A name that is neither; unknown keys (with the line and the nearest known key), values of a
+    /// wrong type or out of range, keys that do nothing beside the others.
+    pub fn load(name_or_file: &str, set: &[String]) -> Result<Self> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_file) {
+            return Self::parse(&format!("recipe {name}"), text, set);
+        }
+        let path = Path::new(name_or_file);
+        if !path.exists() {
+            let near = BUILT_IN
+                .iter()
+                .map(|(name, _)| (strsim::damerau_levenshtein(name, name_or_file), *name))
+                .min()
+                .filter(|(distance, _)| *distance <= 3);
+            let hint = match near {
+                Some((_, name)) => format!("did you mean `{name}`?"),
+                None => format!("built-in are {}", names().join(", ")),
+            };
+            return Err(Error::Recipe(format!(
+                "`{name_or_file}` is neither a built-in recipe nor a file; {hint}"
+            )));
+        }
+        let text = std::fs::read_to_string(path).map_err(io("read", path))?;
+        Self::parse(name_or_file, &text, set)
+    }
+
+    /// Reads a recipe from TOML text; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(file: &str, text: &str, set: &[String]) -> Result<Self> {
+        let mut values = read::Values::parse(file, text)?;
+        for assignment in set {
+            values.set(assignment)?;
+        }
+        let values = values.resolve()?;
+        let mut recipe: Self = toml::Value::Table(read::nest(&values))
+            .try_into()
+            .map_err(|error| Error::Recipe(format!("{file}: {error}")))?;
+        recipe.values = values;
+        recipe.check(file)?;
+        Ok(recipe)
+    }
+
+    /// The resolved recipe: complete TOML with a comment at each key.
+    pub fn to_toml(&self) -> String {
+        read::write(&self.values)
+    }
+
+    /// What no single key can tell.
+    fn check(&self, file: &str) -> Result<()> {
+        let refuse = |message: String| Err(Error::Recipe(format!("{file}: {message}")));
+        if let (Some(layers), Some(OneOrMany::Many(neurons))) =
+            (self.model.layers, &self.model.neurons)
+            && neurons.len() != layers
+        {
+            return refuse(format!(
+                "model.neurons lists {} layers, but model.layers = {layers}",
+                neurons.len()
+            ));
+        }
+        if matches!(self.data.name.as_str(), "csv" | "images") && self.data.path.is_none() {
+            return refuse(format!(
+                "data.name = \"{}\" needs data.path, for example --set data.path=FILE",
+                self.data.name
+            ));
+        }
+        if self.schedule.warmup.unwrap_or(0.0) >= 1.0 {
+            return refuse("schedule.warmup is a fraction of the steps, below 1".into());
+        }
+        if self.optimizer.nesterov == Some(true) && self.optimizer.momentum == Some(0.0) {
+            return refuse("optimizer.nesterov needs optimizer.momentum above 0".into());
+        }
+        for (name, beta) in [
+            ("beta1", self.optimizer.beta1),
+            ("beta2", self.optimizer.beta2),
+        ] {
+            if beta.is_some_and(|beta| beta >= 1.0) {
+                return refuse(format!("optimizer.{name} must be below 1"));
+            }
+        }
+        if self.early_stopping.patience > 0 && self.data.validation == 0.0 {
+            return refuse("early_stopping needs validation data: data.validation above 0".into());
+        }
+        Ok(())
+    }
+}
+
+/// The names of the built-in recipes.
+pub fn names() -> Vec<&'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, set: &[&str]) -> String {
+        let set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
+        Recipe::parse("r.toml", text, &set).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn built_in_recipes_load_and_survive_a_round_trip() {
+        for (name, _) in BUILT_IN {
+            let recipe = Recipe::load(name, &[]).unwrap();
+            assert_eq!(&recipe.name, name);
+            let again = Recipe::parse("again", &recipe.to_toml(), &[]).unwrap();
+            assert_eq!(recipe, again);
+        }
+    }
+
+    #[test]
+    fn an_empty_recipe_is_all_defaults() {
+        let recipe = Recipe::parse("r.toml", "", &[]).unwrap();
+        assert_eq!(recipe.optimizer.name, "adamw");
+        assert_eq!(recipe.model.hidden(), [128, 128]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_line_and_nearest() {
+        assert_eq!(
+            error("seed = 1\n\n[model]\nneurns = 5", &[]),
+            "r.toml, line 4: unknown key `model.neurns`; did you mean `model.neurons`?"
+        );
+        assert_eq!(
+            error("[optimiser]\nname = \"sgd\"", &[]),
+            "r.toml, line 1: unknown key `optimiser`; `fornax list keys` shows them all"
+        );
+        assert!(error("model = 5", &[]).contains("is a section"));
+        assert!(error("", &["epoch=5"]).contains("did you mean `epochs`"));
+    }
+
+    #[test]
+    fn values_are_checked() {
+        assert_eq!(
+            error("epochs = \"five\"", &[]),
+            "r.toml, line 1: `epochs` is \"five\", expected a whole number, at least 1"
+        );
+        assert_eq!(
+            error("[optimizer]\nname = \"adamm\"", &[]),
+            "r.toml, line 2: `optimizer.name` is \"adamm\", expected one of \"sgd\", \"adam\", \
+             \"adamw\", \"adagrad\", \"rmsprop\"; did you mean \"adam\"?"
+        );
+        assert!(error("", &["epochs=0"]).starts_with("--set epochs is 0, expected"));
+        assert!(error("", &["optimizer.learning_rate=nan"]).contains("expected a number"));
+        assert!(error("", &["optimizer.learning_rate=inf"]).contains("expected a number"));
+        assert!(error("", &["model.neurons=[5, \"x\"]"]).contains("whole number"));
+        assert!(error("", &["epochs"]).contains("expected key=value"));
+        assert!(error("epochs = 99999999999999999999", &[]).contains("whole number"));
+        assert!(error("epochs = ", &[]).starts_with("r.toml, line 1: "));
+        assert!(error("epochs = 1\nepochs = 2", &[]).starts_with("r.toml, line 2: "));
+    }
+
+    #[test]
+    fn set_overrides_with_types() {
+        let set = [
+            "optimizer.name=sgd",
+            "optimizer.momentum=0.9",
+            "optimizer.learning_rate=1",
+            "model.layers=3",
+            "model.neurons=[64, 32, 16]",
+            "model.batch_norm=true",
+            "name=7",
+        ]
+        .map(String::from);
+        let recipe = Recipe::parse("r.toml", "", &set).unwrap();
+        assert_eq!(recipe.optimizer.momentum, Some(0.9));
+        assert_eq!(recipe.optimizer.learning_rate, 1.0);
+        assert_eq!(recipe.model.hidden(), [64, 32, 16]);
+        assert_eq!(recipe.model.batch_norm, Some(true));
+        assert_eq!(recipe.name, "7");
+    }
+
+    #[test]
+    fn keys_of_another_choice_are_refused() {
+        assert_eq!(
+            error("[optimizer]\nname = \"sgd\"\nbeta1 = 0.9", &[]),
+            "r.toml, line 3: `optimizer.beta1` does nothing with optimizer.name = \"sgd\"; \
+             it belongs to adam, adamw"
+        );
+    }
+
+    #[test]
+    fn combinations_are_checked() {
+        assert!(error("", &["model.neurons=[5]"]).contains("model.layers"));
+        assert!(error("", &["data.name=csv"]).contains("needs data.path"));
+        assert!(error("", &["data.validation=0", "early_stopping.patience=3"]).contains("valid"));
+    }
+}

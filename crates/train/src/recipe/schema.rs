@@ -1,0 +1,524 @@
+//! Every key of a recipe: its type, its range, its default, and which choice it belongs to.
+//!
+//! This table is the single truth: reading a recipe, `--set`, the defaults, the resolved recipe in
+//! the run's folder and its comments all come from it.
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A whole number in a range, both ends included.
+    Int(i64, i64),
+    /// A number in a range, both ends included.
+    Float(f64, f64),
+    /// true or false.
+    Bool,
+    /// Any text.
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// One whole number or a list of them, each in the range.
+    Ints(i64, i64),
+    /// A list of texts.
+    Texts,
+}
+
+impl Kind {
+    /// What an error says was expected.
+    pub fn expected(&self) -> String {
+        match *self {
+            Kind::Int(low, i64::MAX) => format!("a whole number, at least {low}"),
+            Kind::Int(low, high) => format!("a whole number from {low} to {high}"),
+            Kind::Float(low, f64::INFINITY) => format!("a number, at least {low}"),
+            Kind::Float(low, high) => format!("a number from {low} to {high}"),
+            Kind::Bool => "true or false".into(),
+            Kind::Text => "a text in quotes".into(),
+            Kind::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
+            Kind::Ints(low, _) => {
+                format!("a whole number or a list of them, each at least {low}")
+            }
+            Kind::Texts => "a list of texts".into(),
+        }
+    }
+}
+
+/// One key of a recipe.
+#[derive(Debug)]
+pub struct Key {
+    /// The dotted path, for example `optimizer.learning_rate`.
+    pub path: &'static str,
+    /// What its value may be.
+    pub kind: Kind,
+    /// The value where a recipe gives none, as TOML; empty for "not set".
+    pub default: &'static str,
+    /// The choice the key belongs to: it is refused under any other value of that key.
+    pub only: Option<(&'static str, &'static [&'static str])>,
+    /// What it does, in a few words.
+    pub help: &'static str,
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+        only: None,
+        help,
+    }
+}
+
+impl Key {
+    const fn only(mut self, path: &'static str, values: &'static [&'static str]) -> Self {
+        self.only = Some((path, values));
+        self
+    }
+}
+
+/// Activations that a recipe's network can have.
+pub const ACTIVATIONS: &[&str] = &[
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "softplus",
+    "sigmoid",
+    "tanh",
+    "hardswish",
+];
+const DATASETS: &[&str] = &[
+    "digits",
+    "iris",
+    "breast-cancer",
+    "mnist",
+    "fashion-mnist",
+    "csv",
+    "images",
+];
+const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw", "adagrad", "rmsprop"];
+const SCHEDULES: &[&str] = &[
+    "constant",
+    "step",
+    "exponential",
+    "cosine",
+    "linear",
+    "one_cycle",
+];
+const UNIT: Kind = Kind::Float(0.0, 1.0);
+const POSITIVE: Kind = Kind::Float(0.0, f64::INFINITY);
+const COUNT: Kind = Kind::Int(1, i64::MAX);
+
+/// All keys, in the order in which the resolved recipe is written.
+pub const KEYS: &[Key] = &[
+    key("name", Kind::Text, "\"unnamed\"", "name of the recipe"),
+    key("description", Kind::Text, "\"\"", "one line about it"),
+    key(
+        "seed",
+        Kind::Int(0, i64::MAX),
+        "0",
+        "seed of everything random",
+    ),
+    key("epochs", COUNT, "20", "passes over the training data"),
+    key("batch_size", COUNT, "64", "examples per step"),
+    key(
+        "accumulate",
+        COUNT,
+        "1",
+        "batches whose gradients make one step",
+    ),
+    // data
+    key(
+        "data.name",
+        Kind::Choice(DATASETS),
+        "\"digits\"",
+        "the data set",
+    ),
+    key(
+        "data.path",
+        Kind::Text,
+        "",
+        "CSV file, or folder of class/image.png",
+    )
+    .only("data.name", &["csv", "images"]),
+    key(
+        "data.target",
+        Kind::Text,
+        "",
+        "column to predict; default: the last one",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.task",
+        Kind::Choice(&["classification", "regression"]),
+        "\"classification\"",
+        "classes or a number",
+    )
+    .only("data.name", &["csv"]),
+    key("data.ignore", Kind::Texts, "[]", "columns to leave out").only("data.name", &["csv"]),
+    key(
+        "data.height",
+        Kind::Int(1, 4096),
+        "32",
+        "pixels, images are resized to it",
+    )
+    .only("data.name", &["images"]),
+    key(
+        "data.width",
+        Kind::Int(1, 4096),
+        "32",
+        "pixels, images are resized to it",
+    )
+    .only("data.name", &["images"]),
+    key(
+        "data.channels",
+        Kind::Choice(&["grey", "rgb"]),
+        "\"rgb\"",
+        "colours of the images",
+    )
+    .only("data.name", &["images"]),
+    key(
+        "data.test",
+        Kind::Float(0.01, 0.9),
+        "0.2",
+        "fraction kept for the test",
+    )
+    .only(
+        "data.name",
+        &["digits", "iris", "breast-cancer", "csv", "images"],
+    ),
+    key(
+        "data.validation",
+        Kind::Float(0.0, 0.9),
+        "0.1",
+        "fraction of the training data kept for validation; 0: none",
+    ),
+    key(
+        "data.normalize",
+        Kind::Choice(&["standard", "none"]),
+        "\"standard\"",
+        "standard: mean 0, deviation 1 by the training data",
+    ),
+    // augmentation
+    key(
+        "augment.shift",
+        Kind::Int(0, 64),
+        "0",
+        "images move by up to this many pixels",
+    ),
+    key(
+        "augment.flip",
+        Kind::Bool,
+        "false",
+        "images are mirrored left to right half of the time",
+    ),
+    key(
+        "augment.rotate",
+        Kind::Float(0.0, 180.0),
+        "0.0",
+        "images turn by up to this many degrees",
+    ),
+    key(
+        "augment.scale",
+        Kind::Float(0.0, 0.9),
+        "0.0",
+        "images grow or shrink by up to this fraction",
+    ),
+    key(
+        "augment.erase",
+        UNIT,
+        "0.0",
+        "probability that a random rectangle is blanked",
+    ),
+    // model
+    key(
+        "model.name",
+        Kind::Choice(&["mlp", "cnn", "lenet"]),
+        "\"mlp\"",
+        "the network",
+    ),
+    key("model.layers", Kind::Int(0, 1000), "2", "hidden layers").only("model.name", &["mlp"]),
+    key(
+        "model.neurons",
+        Kind::Ints(1, 1 << 24),
+        "128",
+        "neurons of each hidden layer, or a list with one number a layer",
+    )
+    .only("model.name", &["mlp"]),
+    key(
+        "model.channels",
+        Kind::Ints(1, 1 << 16),
+        "[32, 64]",
+        "channels of each block of the CNN",
+    )
+    .only("model.name", &["cnn"]),
+    key(
+        "model.convolutions",
+        Kind::Int(1, 8),
+        "2",
+        "3x3 convolutions before each pooling",
+    )
+    .only("model.name", &["cnn"]),
+    key(
+        "model.dense",
+        Kind::Ints(1, 1 << 24),
+        "[128]",
+        "neurons of the dense layers after the blocks",
+    )
+    .only("model.name", &["cnn"]),
+    key(
+        "model.activation",
+        Kind::Choice(ACTIVATIONS),
+        "\"relu\"",
+        "activation of the hidden layers",
+    )
+    .only("model.name", &["mlp", "cnn"]),
+    key(
+        "model.batch_norm",
+        Kind::Bool,
+        "false",
+        "batch normalisation in every hidden layer",
+    )
+    .only("model.name", &["mlp", "cnn"]),
+    key(
+        "model.dropout",
+        Kind::Float(0.0, 0.999),
+        "0.0",
+        "fraction of activations dropped in training",
+    )
+    .only("model.name", &["mlp", "cnn"]),
+    // optimizer
+    key(
+        "optimizer.name",
+        Kind::Choice(OPTIMIZERS),
+        "\"adamw\"",
+        "the optimizer",
+    ),
+    key(
+        "optimizer.learning_rate",
+        POSITIVE,
+        "1e-3",
+        "learning rate; a schedule scales it",
+    ),
+    key(
+        "optimizer.weight_decay",
+        POSITIVE,
+        "0.0",
+        "weight decay, decoupled in adamw",
+    ),
+    key("optimizer.momentum", UNIT, "0.0", "momentum").only("optimizer.name", &["sgd", "rmsprop"]),
+    key(
+        "optimizer.nesterov",
+        Kind::Bool,
+        "false",
+        "Nesterov's momentum",
+    )
+    .only("optimizer.name", &["sgd"]),
+    key(
+        "optimizer.beta1",
+        UNIT,
+        "0.9",
+        "decay of the mean of gradients",
+    )
+    .only("optimizer.name", &["adam", "adamw"]),
+    key(
+        "optimizer.beta2",
+        UNIT,
+        "0.999",
+        "decay of the mean of squared gradients",
+    )
+    .only("optimizer.name", &["adam", "adamw"]),
+    key(
+        "optimizer.alpha",
+        UNIT,
+        "0.99",
+        "decay of the mean of squared gradients",
+    )
+    .only("optimizer.name", &["rmsprop"]),
+    key(
+        "optimizer.eps",
+        POSITIVE,
+        "1e-8",
+        "added to the denominator",
+    )
+    .only("optimizer.name", &["adam", "adamw", "rmsprop", "adagrad"]),
+    // schedule
+    key(
+        "schedule.name",
+        Kind::Choice(SCHEDULES),
+        "\"constant\"",
+        "how the learning rate moves",
+    ),
+    key(
+        "schedule.warmup",
+        UNIT,
+        "0.0",
+        "fraction of the steps in which the rate rises from 0",
+    )
+    .only(
+        "schedule.name",
+        &["constant", "step", "exponential", "cosine", "linear"],
+    ),
+    key("schedule.every", COUNT, "10", "epochs between two drops").only("schedule.name", &["step"]),
+    key(
+        "schedule.gamma",
+        UNIT,
+        "0.1",
+        "factor of each drop, or of each epoch",
+    )
+    .only("schedule.name", &["step", "exponential"]),
+    key(
+        "schedule.final",
+        UNIT,
+        "0.0",
+        "last rate, as a fraction of the first",
+    )
+    .only("schedule.name", &["cosine", "linear"]),
+    key(
+        "schedule.rise",
+        Kind::Float(0.01, 0.99),
+        "0.3",
+        "fraction of the steps until the rate is highest",
+    )
+    .only("schedule.name", &["one_cycle"]),
+    // regularization
+    key(
+        "regularization.l1",
+        POSITIVE,
+        "0.0",
+        "times the sum of |weights|, added to the loss",
+    ),
+    key(
+        "regularization.l2",
+        POSITIVE,
+        "0.0",
+        "times half the sum of squared weights, added to the loss",
+    ),
+    key(
+        "regularization.label_smoothing",
+        UNIT,
+        "0.0",
+        "share of the target spread over all classes",
+    ),
+    key(
+        "regularization.clip_norm",
+        POSITIVE,
+        "0.0",
+        "largest norm of the gradient; 0: no limit",
+    ),
+    key(
+        "regularization.clip_value",
+        POSITIVE,
+        "0.0",
+        "largest entry of the gradient; 0: no limit",
+    ),
+    // early stopping and checkpoints
+    key(
+        "early_stopping.patience",
+        Kind::Int(0, i64::MAX),
+        "0",
+        "epochs without a better validation loss before stopping; 0: never",
+    ),
+    key(
+        "early_stopping.min_delta",
+        POSITIVE,
+        "0.0",
+        "what counts as better",
+    ),
+    key(
+        "best.keep",
+        Kind::Bool,
+        "true",
+        "keep the weights of the epoch that was best on the validation data",
+    ),
+    key(
+        "best.monitor",
+        Kind::Choice(&["loss", "accuracy"]),
+        "\"accuracy\"",
+        "what best means; without validation data: nothing",
+    ),
+    key(
+        "checkpoint.every_steps",
+        Kind::Int(0, i64::MAX),
+        "0",
+        "steps between two checkpoints inside an epoch; 0: by time only",
+    ),
+    key(
+        "checkpoint.every_seconds",
+        POSITIVE,
+        "30.0",
+        "seconds between two checkpoints inside an epoch; 0: by steps only",
+    ),
+];
+
+/// The key at `path`.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Names that people bring from elsewhere.
+const ALIASES: &[(&str, &str)] = &[
+    ("lr", "optimizer.learning_rate"),
+    ("wd", "optimizer.weight_decay"),
+    ("hidden", "model.neurons"),
+    ("units", "model.neurons"),
+    ("batch", "batch_size"),
+    ("num_epochs", "epochs"),
+    ("kind", "optimizer.name"),
+    ("type", "optimizer.name"),
+];
+
+/// The known path nearest to `path`, if any is near enough to be meant.
+pub fn nearest(path: &str) -> Option<&'static str> {
+    fn split(path: &str) -> (&str, &str) {
+        path.rsplit_once('.').unwrap_or(("", path))
+    }
+    let (section, name) = split(path);
+    let exact = KEYS.iter().find(|key| split(key.path).1 == name);
+    let near = KEYS
+        .iter()
+        .filter_map(|key| {
+            let (key_section, key_name) = split(key.path);
+            let section_distance = strsim::damerau_levenshtein(key_section, section);
+            let name_distance = strsim::damerau_levenshtein(key_name, name);
+            let typo = section_distance <= 2 && name_distance <= 1 + name.len() / 4;
+            typo.then_some((section_distance + name_distance, key.path))
+        })
+        .min()
+        .map(|(_, path)| path);
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    near.or(exact.map(|key| key.path))
+        .or(alias.map(|(_, path)| *path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_unique_and_conditions_name_real_choices() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..index].iter().all(|other| other.path != key.path));
+            if let Some((path, values)) = key.only {
+                let Some(Key {
+                    kind: Kind::Choice(words),
+                    ..
+                }) = find(path)
+                else {
+                    panic!("{}: {path} is not a choice", key.path)
+                };
+                assert!(values.iter().all(|value| words.contains(value)));
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_key() {
+        assert_eq!(nearest("model.neurns"), Some("model.neurons"));
+        assert_eq!(nearest("learning_rate"), Some("optimizer.learning_rate"));
+        assert_eq!(nearest("epoch"), Some("epochs"));
+        assert_eq!(nearest("optimiser.momentm"), Some("optimizer.momentum"));
+        assert_eq!(nearest("optimizer.lr"), Some("optimizer.learning_rate"));
+        assert_eq!(nearest("zzzzzzzzzzzzzzzzzzz"), None);
+    }
+}
