@@ -1,4 +1,5 @@
 //! The CPU engine.
 
+pub mod matmul;
 pub mod pool;
 pub mod storage;

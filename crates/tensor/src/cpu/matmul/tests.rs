@@ -1,0 +1,316 @@
+use super::*;
+use crate::cpu::pool;
+use std::sync::Mutex;
+
+/// Numbers in [-1, 1) with few significant bits, from a fixed sequence.
+fn numbers(len: usize, seed: u64) -> Vec<f64> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            ((s >> 40) as i32 % 256 - 128) as f64 / 128.0
+        })
+        .collect()
+}
+
+/// How an operand lies in memory.
+#[derive(Clone, Copy, Debug)]
+enum Lay {
+    Rows,
+    Cols,
+    /// Every third element, rows padded.
+    Sparse,
+    /// Rows from the last to the first.
+    Reversed,
+    /// One row for all.
+    RepeatRow,
+    /// One column for all.
+    RepeatCol,
+    /// The same matrix for every batch.
+    Shared,
+}
+
+struct Stored<T> {
+    data: Vec<T>,
+    offset: usize,
+    batch: Vec<isize>,
+    row: isize,
+    col: isize,
+}
+
+fn store<T: Scalar>(lay: Lay, batch: &[usize], rows: usize, cols: usize, seed: u64) -> Stored<T> {
+    let (r, c) = (rows as isize, cols as isize);
+    let (row, col, span) = match lay {
+        Lay::Rows | Lay::Shared | Lay::Reversed => (c, 1, r * c),
+        Lay::Cols => (1, r, r * c),
+        Lay::Sparse => (3 * c + 5, 3, r * (3 * c + 5)),
+        Lay::RepeatRow => (0, 1, c),
+        Lay::RepeatCol => (1, 0, r),
+    };
+    let mut step = span;
+    let mut strides = vec![0; batch.len()];
+    for d in (0..batch.len()).rev() {
+        if !matches!(lay, Lay::Shared) {
+            strides[d] = step;
+            step *= batch[d] as isize;
+        }
+    }
+    let integer = !T::DTYPE.is_float();
+    let data = numbers(step.max(1) as usize, seed)
+        .into_iter()
+        .map(|x| T::from_f64(if integer { (x * 128.0).floor() } else { x }))
+        .collect();
+    let back = matches!(lay, Lay::Reversed) && rows > 0;
+    Stored {
+        data,
+        offset: if back { (rows - 1) * cols } else { 0 },
+        batch: strides,
+        row: if back { -row } else { row },
+        col,
+    }
+}
+
+impl<T: Scalar> Stored<T> {
+    fn operand(&self) -> Operand<'_, T> {
+        Operand {
+            ptr: self.data[self.offset..].as_ptr(),
+            batch: &self.batch,
+            row: self.row,
+            col: self.col,
+        }
+    }
+    fn at(&self, batch: isize, i: usize, j: usize) -> T {
+        let at = self.offset as isize + batch + i as isize * self.row + j as isize * self.col;
+        self.data[at as usize]
+    }
+}
+
+fn run<T: Scalar>(dims: Dims<'_>, a: &Stored<T>, b: &Stored<T>) -> Vec<T> {
+    let len = dims.batch.iter().product::<usize>() * dims.m * dims.n;
+    let mut out = vec![T::from_f64(99.0); len];
+    let ranges = Mutex::new(Vec::new());
+    let after = |r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end));
+    // SAFETY: the operands were laid out for these sizes.
+    unsafe { matmul(dims, a.operand(), b.operand(), out.as_mut_ptr(), &after) };
+    let mut ranges = ranges.into_inner().unwrap();
+    ranges.sort_unstable();
+    let mut next = 0;
+    for (start, end) in ranges {
+        assert_eq!(start, next, "ranges must be disjoint and cover the output");
+        assert!(end > start);
+        next = end;
+    }
+    assert_eq!(next, len);
+    out
+}
+
+fn check<T: Scalar>(batch: &[usize], m: usize, n: usize, k: usize, la: Lay, lb: Lay, tol: f64) {
+    let dims = Dims { batch, m, n, k };
+    let a = store::<T>(la, batch, m, k, (m * 7 + n) as u64);
+    let b = store::<T>(lb, batch, k, n, (k * 5 + n) as u64 + 99);
+    let out = run(dims, &a, &b);
+    let count: usize = batch.iter().product();
+    for bi in 0..count {
+        let (mut rest, mut oa, mut ob) = (bi, 0, 0);
+        for d in (0..batch.len()).rev() {
+            oa += (rest % batch[d]) as isize * a.batch[d];
+            ob += (rest % batch[d]) as isize * b.batch[d];
+            rest /= batch[d];
+        }
+        for i in 0..m {
+            for j in 0..n {
+                let (mut sum, mut size) = (0.0, 0.0);
+                for l in 0..k {
+                    let t = a.at(oa, i, l).to_f64() * b.at(ob, l, j).to_f64();
+                    sum += t;
+                    size += t.abs();
+                }
+                let want = match T::DTYPE {
+                    DType::U8 => (sum as i64 as u8) as f64,
+                    DType::I32 => (sum as i64 as i32) as f64,
+                    _ => sum,
+                };
+                let got = out[(bi * m + i) * n + j].to_f64();
+                assert!(
+                    (got - want).abs() <= tol * (size + want.abs()),
+                    "{:?} {batch:?} {m}x{k}x{n} {la:?} {lb:?} at {bi},{i},{j}: {got} not {want}",
+                    T::DTYPE
+                );
+            }
+        }
+    }
+}
+
+const LAYS: [Lay; 7] = [
+    Lay::Rows,
+    Lay::Cols,
+    Lay::Sparse,
+    Lay::Reversed,
+    Lay::RepeatRow,
+    Lay::RepeatCol,
+    Lay::Shared,
+];
+
+#[test]
+fn floats_agree_with_f64_in_every_layout() {
+    let sizes = [
+        (1, 1, 1),
+        (1, 300, 70),
+        (300, 1, 70),
+        (70, 70, 1),
+        (5, 7, 3),
+        (14, 32, 9),
+        (15, 33, 17),
+        (31, 100, 40),
+        (64, 10, 128),
+        (67, 130, 45),
+        (3, 65, 700),
+        (129, 48, 16),
+    ];
+    for (m, n, k) in sizes {
+        for la in LAYS {
+            for lb in LAYS {
+                check::<f32>(&[2], m, n, k, la, lb, 1e-5);
+            }
+        }
+        check::<f64>(&[], m, n, k, Lay::Rows, Lay::Rows, 1e-13);
+        check::<f64>(&[3], m, n, k, Lay::Cols, Lay::Rows, 1e-13);
+        check::<f64>(&[], m, n, k, Lay::Rows, Lay::Cols, 1e-13);
+        check::<f64>(&[2, 2], m, n, k, Lay::Sparse, Lay::Sparse, 1e-13);
+    }
+}
+
+#[test]
+fn large_and_lopsided_shapes() {
+    for (m, n, k) in [
+        (64, 256, 784),
+        (784, 256, 64),
+        (256, 784, 64),
+        (300, 500, 1100),
+        (8, 8, 20_000),
+        (1, 5000, 300),
+        (5000, 1, 300),
+        (2000, 17, 33),
+        (17, 2000, 33),
+    ] {
+        check::<f32>(&[], m, n, k, Lay::Rows, Lay::Rows, 2e-5);
+        check::<f32>(&[], m, n, k, Lay::Rows, Lay::Cols, 2e-5);
+        check::<f32>(&[], m, n, k, Lay::Cols, Lay::Rows, 2e-5);
+        check::<f32>(&[], m, n, k, Lay::Cols, Lay::Cols, 2e-5);
+    }
+}
+
+#[test]
+fn batches_fold_and_broadcast() {
+    for batch in [&[4, 3][..], &[1, 5], &[2, 1, 3], &[7]] {
+        for la in [Lay::Rows, Lay::Shared, Lay::Cols] {
+            for lb in [Lay::Rows, Lay::Shared, Lay::Cols] {
+                check::<f32>(batch, 1, 20, 30, la, lb, 1e-5);
+                check::<f32>(batch, 9, 20, 30, la, lb, 1e-5);
+                check::<f32>(batch, 40, 33, 50, la, lb, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn halves_and_integers() {
+    for (la, lb) in [
+        (Lay::Rows, Lay::Rows),
+        (Lay::Cols, Lay::Shared),
+        (Lay::Sparse, Lay::Reversed),
+        (Lay::RepeatRow, Lay::Cols),
+    ] {
+        check::<f16>(&[2, 2], 9, 17, 33, la, lb, 1e-3);
+        check::<bf16>(&[3], 9, 17, 33, la, lb, 8e-3);
+        check::<i64>(&[2], 5, 6, 7, la, lb, 0.0);
+        check::<i32>(&[2], 5, 6, 7, la, lb, 0.0);
+        check::<u8>(&[2], 5, 6, 7, la, lb, 0.0);
+    }
+}
+
+#[test]
+fn empty_sizes() {
+    let none = |dims: Dims<'_>| {
+        let a = store::<f32>(Lay::Rows, dims.batch, dims.m, dims.k, 1);
+        let b = store::<f32>(Lay::Rows, dims.batch, dims.k, dims.n, 2);
+        run(dims, &a, &b)
+    };
+    let (m, n, k) = (3, 4, 5);
+    let sizes = |batch, m, n, k| Dims { batch, m, n, k };
+    assert!(none(sizes(&[0], m, n, k)).is_empty());
+    assert!(none(sizes(&[2], 0, n, k)).is_empty());
+    assert!(none(sizes(&[], m, 0, k)).is_empty());
+    assert!(none(sizes(&[2], m, n, 0)).iter().all(|&x| x == 0.0));
+}
+
+#[test]
+fn not_a_number_and_infinity_spread_as_they_should() {
+    let batch = [];
+    let (m, n, k) = (20, 40, 30);
+    let mut a = store::<f32>(Lay::Rows, &batch, m, k, 1);
+    let b = store::<f32>(Lay::Rows, &batch, k, n, 2);
+    a.data[3 * k + 4] = f32::NAN;
+    a.data[5 * k] = f32::INFINITY;
+    let out = run(
+        Dims {
+            batch: &batch,
+            m,
+            n,
+            k,
+        },
+        &a,
+        &b,
+    );
+    for (i, row) in out.chunks(n).enumerate() {
+        match i {
+            3 => assert!(row.iter().all(|x| x.is_nan())),
+            5 => assert!(row.iter().all(|x| !x.is_finite())),
+            _ => assert!(row.iter().all(|x| x.is_finite())),
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_at_any_thread_count() {
+    for (m, n, k) in [
+        (64, 256, 784),
+        (784, 256, 64),
+        (33, 65, 3000),
+        (1, 999, 200),
+        (500, 3, 400),
+    ] {
+        for lays in [
+            (Lay::Rows, Lay::Rows),
+            (Lay::Rows, Lay::Cols),
+            (Lay::Cols, Lay::Rows),
+        ] {
+            let a = store::<f32>(lays.0, &[2], m, k, 5);
+            let b = store::<f32>(lays.1, &[2], k, n, 6);
+            let with = |threads| {
+                pool::set_threads(threads);
+                run(
+                    Dims {
+                        batch: &[2],
+                        m,
+                        n,
+                        k,
+                    },
+                    &a,
+                    &b,
+                )
+            };
+            let one = with(1);
+            for threads in [2, 3] {
+                let other = with(threads);
+                assert!(
+                    one.iter()
+                        .zip(&other)
+                        .all(|(x, y)| x.to_bits() == y.to_bits())
+                );
+            }
+        }
+    }
+}
