@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""One workload, one way of running it, in PyTorch; prints one JSON object like `fornax bench --json`.
+
+    python torch_peer.py mlp_b64 --mode compile --precision bf16 --threads 2
+
+Each run is its own process, so that the peak memory and the first step are this workload's alone.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+
+import torch
+from workloads import WORKLOADS, make_optimizer
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--warmup", type=int, default=3)
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(1)
+    job = WORKLOADS[args.workload]()
+    optimizer = make_optimizer(job.optimizer, job.model.parameters())
+    model = torch.compile(job.model) if args.mode == "compile" else job.model
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = job.forward(model)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    times, losses = [], []
+    for _ in range(args.warmup + args.steps):
+        start = time.perf_counter()
+        losses.append(step())
+        times.append(1e3 * (time.perf_counter() - start))
+    measured = times[args.warmup :]
+    print(
+        json.dumps(
+            {
+                "workload": args.workload,
+                "framework": f"torch {torch.__version__} {args.mode}",
+                "precision": args.precision,
+                "threads": args.threads,
+                "median_ms": round(statistics.median(measured), 4),
+                "min_ms": round(min(measured), 4),
+                "first_ms": round(times[0], 2),
+                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                "loss_first": losses[0],
+                "loss_last": losses[-1],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
