@@ -3,9 +3,11 @@
 //! Part of Fornax.
 
 pub mod atomic;
+pub mod callback;
 mod error;
 pub mod log;
 pub mod plot;
+pub mod progress;
 pub mod recipe;
 
 pub use error::{Error, Result};

@@ -1,0 +1,148 @@
+//! What a training run tells others while it goes, and how they can stop it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::error::Result;
+
+/// What a callback wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// Stop after this step or epoch, as early stopping does: the run ends well.
+    Stop,
+}
+
+/// The size of the work, told once.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Epochs to train.
+    pub epochs: usize,
+    /// Batches in one epoch.
+    pub batches: usize,
+    /// Training examples in one epoch.
+    pub samples: usize,
+    /// The epoch this process begins in, counted from 1: more than 1 after a resume.
+    pub first_epoch: usize,
+    /// The batch of that epoch it begins with, counted from 0.
+    pub first_batch: usize,
+}
+
+/// Loss and metrics over some examples, each a mean per example.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// The loss.
+    pub loss: f64,
+    /// The metrics by name, such as "accuracy".
+    pub metrics: Vec<(String, f64)>,
+}
+
+impl Scores {
+    /// The metric called `name`; "loss" is the loss.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        if name == "loss" {
+            return Some(self.loss);
+        }
+        let found = self.metrics.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| *value)
+    }
+
+    fn add_to(&self, prefix: &str, object: &mut Map<String, Value>) {
+        object.insert(format!("{prefix}loss"), json!(self.loss));
+        for (name, value) in &self.metrics {
+            object.insert(format!("{prefix}{name}"), json!(value));
+        }
+    }
+}
+
+/// One batch has been learnt.
+#[derive(Debug)]
+pub struct StepEvent<'a> {
+    /// The epoch, counted from 1.
+    pub epoch: usize,
+    /// Batches of the epoch done so far.
+    pub batch: usize,
+    /// Optimizer steps done so far in the whole run.
+    pub step: u64,
+    /// Examples in this batch.
+    pub samples: usize,
+    /// The loss of this batch.
+    pub loss: f64,
+    /// Means over the epoch so far.
+    pub running: &'a Scores,
+    /// The learning rate used.
+    pub learning_rate: f64,
+}
+
+/// One epoch has been learnt and validated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch, counted from 1.
+    pub epoch: usize,
+    /// Optimizer steps done so far in the whole run.
+    pub step: u64,
+    /// Means over the epoch's training batches, as they were when each was learnt.
+    pub train: Scores,
+    /// Means over the validation data, if there is any.
+    pub validation: Option<Scores>,
+    /// The learning rate of the last step.
+    pub learning_rate: f64,
+    /// Wall time of the epoch, training only.
+    pub seconds: f64,
+    /// Training examples per second.
+    pub samples_per_second: f64,
+    /// Whether this epoch is the best so far.
+    pub best: bool,
+}
+
+impl EpochRecord {
+    /// The record as one flat JSON object, validation under `val_` names.
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("event".into(), json!("epoch"));
+        object.insert("epoch".into(), json!(self.epoch));
+        object.insert("step".into(), json!(self.step));
+        self.train.add_to("", &mut object);
+        if let Some(validation) = &self.validation {
+            validation.add_to("val_", &mut object);
+        }
+        object.insert("learning_rate".into(), json!(self.learning_rate));
+        object.insert("seconds".into(), json!(rounded(self.seconds)));
+        object.insert(
+            "samples_per_second".into(),
+            json!(self.samples_per_second.round()),
+        );
+        object.insert("best".into(), json!(self.best));
+        Value::Object(object)
+    }
+}
+
+/// Seconds to the millisecond: more digits are noise.
+pub(crate) fn rounded(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+/// Hooks into a run. Every hook does nothing unless written; an error stops the run and is its
+/// result.
+///
+/// A hook sees the model, so that it can draw samples or measure more; it must not change it,
+/// and it must not draw random numbers that outlive it: each batch sets the random state anew.
+pub trait Callback<M: ?Sized> {
+    /// Before the first batch.
+    fn start(&mut self, _plan: &Plan) -> Result<()> {
+        Ok(())
+    }
+    /// After each batch.
+    fn step(&mut self, _event: &StepEvent<'_>, _model: &M) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+    /// After each epoch and its validation.
+    fn epoch(&mut self, _record: &EpochRecord, _model: &M) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+    /// After the last epoch, with the records of all of them.
+    fn end(&mut self, _history: &[EpochRecord], _model: &M) -> Result<()> {
+        Ok(())
+    }
+}
