@@ -319,6 +319,7 @@ const TILE: usize = 16;
 ///
 /// # Safety
 /// These elements can be read and written.
+#[allow(clippy::needless_range_loop)] // the two indices change places
 unsafe fn transpose<T: Copy>(
     s: *const T,
     ss: isize,
