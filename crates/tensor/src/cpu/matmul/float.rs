@@ -1,50 +1,150 @@
-//! Products of `f32` and `f64`.
+//! Products of `f32` and `f64`: our kernels where there is AVX-512, the `gemm` crate elsewhere.
 
-use super::{After, Problem, Scalar};
+#[cfg(target_arch = "x86_64")]
+use super::engine;
+use super::{After, Matrix, Problem, Scalar};
 use crate::cpu::pool;
+
+/// Batches of products with fewer multiply-adds than this are shared out whole.
+const WHOLE: usize = 4_000_000;
+
+/// Whether our AVX-512 kernels may run (`FORNAX_SIMD` can force a lower level).
+#[cfg(target_arch = "x86_64")]
+fn avx512() -> bool {
+    static HAVE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *HAVE.get_or_init(|| {
+        let allowed = std::env::var("FORNAX_SIMD").map_or(true, |v| v == "avx512");
+        allowed && is_x86_feature_detected!("avx512f")
+    })
+}
 
 macro_rules! floats {
     ($($t:ty)*) => {$(
         impl Scalar for $t {
             unsafe fn product(p: &Problem<Self>, after: After<'_>) {
-                // Blocks of rows, by shape alone: two per core at least where it pays.
-                let work = p.n * p.k;
-                let rows = (1_000_000 / work.max(1)).clamp(16, 256).min(p.m);
-                let blocks = p.m.div_ceil(rows);
-                pool::run(p.batches() * blocks, |i| {
-                    let (batch, row) = (i / blocks, i % blocks * rows);
-                    let (a, b) = p.at(batch);
-                    let m = rows.min(p.m - row);
-                    let start = (batch * p.m + row) * p.n;
-                    // SAFETY: the caller vouches for the operands; the rows of the output are
-                    // this task's own.
-                    unsafe {
-                        gemm::gemm(
-                            m,
-                            p.n,
-                            p.k,
-                            p.out.add(start),
-                            1,
-                            p.n as isize,
-                            false,
-                            a.ptr.wrapping_offset(row as isize * a.row),
-                            a.col,
-                            a.row,
-                            b.ptr,
-                            b.col,
-                            b.row,
-                            0.0,
-                            1.0,
-                            false,
-                            false,
-                            false,
-                            gemm::Parallelism::None,
-                        );
+                let (batches, size, work) = (p.batches(), p.m * p.n, p.m * p.n * p.k);
+                if batches == 1 || (work >= WHOLE && batches < 64) {
+                    for i in 0..batches {
+                        let (a, b) = p.at(i);
+                        // SAFETY: the caller vouches for the operands and the output.
+                        unsafe {
+                            let out = p.out.add(i * size);
+                            Self::parallel(p.m, p.n, p.k, a, b, out, i * size, after);
+                        }
                     }
-                    after(start..start + m * p.n);
+                    return;
+                }
+                pool::run_chunks(batches, (200_000 / work).max(1), |r| {
+                    for i in r.clone() {
+                        let (a, b) = p.at(i);
+                        // SAFETY: as above; each batch is written by one task.
+                        unsafe {
+                            let out = p.out.add(i * size);
+                            Self::block(p.m, p.n, p.k, a, b, out, p.n as isize, false);
+                        }
+                    }
+                    after(r.start * size..r.end * size);
+                });
+            }
+        }
+
+        impl Block for $t {
+            unsafe fn block(
+                m: usize,
+                n: usize,
+                k: usize,
+                a: Matrix<Self>,
+                b: Matrix<Self>,
+                c: *mut Self,
+                c_row: isize,
+                accumulate: bool,
+            ) {
+                #[cfg(target_arch = "x86_64")]
+                if avx512() {
+                    // SAFETY: passed on from the caller.
+                    return unsafe { engine::block(m, n, k, a, b, c, c_row, accumulate) };
+                }
+                // SAFETY: as above.
+                unsafe {
+                    gemm::gemm(
+                        m, n, k, c, 1, c_row, accumulate, a.ptr, a.col, a.row, b.ptr, b.col, b.row,
+                        1.0, 1.0, false, false, false, gemm::Parallelism::None,
+                    );
+                }
+            }
+
+            unsafe fn parallel(
+                m: usize,
+                n: usize,
+                k: usize,
+                a: Matrix<Self>,
+                b: Matrix<Self>,
+                out: *mut Self,
+                base: usize,
+                after: After<'_>,
+            ) {
+                #[cfg(target_arch = "x86_64")]
+                if avx512() {
+                    // SAFETY: passed on from the caller.
+                    return unsafe { engine::parallel(m, n, k, a, b, out, base, after) };
+                }
+                // Blocks of rows, by shape alone.
+                let rows = (1_000_000 / (n * k)).clamp(16, 256).min(m);
+                let out = Out(out);
+                pool::run_chunks(m, rows, |r| {
+                    let (a, b, out) = (&a, &b, &out);
+                    let shifted = Matrix {
+                        ptr: a.ptr.wrapping_offset(r.start as isize * a.row),
+                        ..*a
+                    };
+                    // SAFETY: the rows of the output are this task's own.
+                    unsafe {
+                        let c = out.0.add(r.start * n);
+                        Self::block(r.len(), n, k, shifted, *b, c, n as isize, false);
+                    }
+                    after(base + r.start * n..base + r.end * n);
                 });
             }
         }
     )*};
+}
+
+struct Out<T>(*mut T);
+// SAFETY: tasks write disjoint rows.
+unsafe impl<T> Sync for Out<T> {}
+
+/// The product of one pair of matrices.
+pub(in crate::cpu) trait Block: Scalar {
+    /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread.
+    ///
+    /// # Safety
+    /// As for [`matmul`](super::matmul), for `c` too.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn block(
+        m: usize,
+        n: usize,
+        k: usize,
+        a: Matrix<Self>,
+        b: Matrix<Self>,
+        c: *mut Self,
+        c_row: isize,
+        accumulate: bool,
+    );
+
+    /// Writes `a x b` to the contiguous `out` on all threads; ranges count from `base`.
+    ///
+    /// # Safety
+    /// As for [`matmul`](super::matmul).
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn parallel(
+        m: usize,
+        n: usize,
+        k: usize,
+        a: Matrix<Self>,
+        b: Matrix<Self>,
+        out: *mut Self,
+        base: usize,
+        after: After<'_>,
+    );
 }
 floats! { f32 f64 }

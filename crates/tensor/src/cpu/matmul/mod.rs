@@ -3,8 +3,17 @@
 //! [`matmul`] splits the output into blocks by its shape alone and computes each with a fixed order
 //! of additions, so that the bits of a result do not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod engine;
 mod float;
 mod other;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+
+#[allow(unused_imports)] // for convolution, which comes next
+pub(super) use float::Block;
 
 use super::storage::Storage;
 use crate::DType;
@@ -70,12 +79,12 @@ pub struct Problem<T> {
 // SAFETY: the pointers are only used within `matmul`, whose caller vouches for them.
 unsafe impl<T> Sync for Problem<T> {}
 
-/// A strided matrix.
+/// A strided matrix: element `(i, j)` at `ptr + i * row + j * col`.
 #[derive(Debug)]
-struct Matrix<T> {
-    ptr: *const T,
-    row: isize,
-    col: isize,
+pub(super) struct Matrix<T> {
+    pub ptr: *const T,
+    pub row: isize,
+    pub col: isize,
 }
 impl<T> Clone for Matrix<T> {
     fn clone(&self) -> Self {
@@ -250,19 +259,19 @@ impl<T> Problem<T> {
 }
 
 /// A typed, uninitialised block from the cache.
-struct Scratch<T> {
+pub(super) struct Scratch<T> {
     storage: Storage,
     _of: std::marker::PhantomData<T>,
 }
 
 impl<T: Copy> Scratch<T> {
-    fn new(len: usize) -> Self {
+    pub fn new(len: usize) -> Self {
         Scratch {
             storage: Storage::alloc(len * size_of::<T>()),
             _of: std::marker::PhantomData,
         }
     }
-    fn ptr(&self) -> *mut T {
+    pub fn ptr(&self) -> *mut T {
         self.storage.as_ptr().cast()
     }
 }

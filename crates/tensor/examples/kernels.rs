@@ -1,0 +1,187 @@
+//! Speed of the product, convolution and pooling kernels, best of many runs.
+//!
+//! `cargo run --release -p fornax-tensor --example kernels [FILTER]`
+
+use fornax_tensor::cpu::matmul::{Dims, Operand, matmul};
+use fornax_tensor::cpu::pool;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// The least time of one call in seconds, over at least 0.2 s and 10 calls.
+fn best(mut f: impl FnMut()) -> f64 {
+    let begin = Instant::now();
+    let mut least = f64::MAX;
+    let mut calls = 0;
+    while calls < 10 || begin.elapsed() < Duration::from_millis(200) {
+        let start = Instant::now();
+        f();
+        least = least.min(start.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    least
+}
+
+/// Multiply-adds that depend on nothing but registers: the ceiling of one core, in GFLOP/s.
+fn ceiling() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        use std::arch::x86_64::*;
+        #[target_feature(enable = "avx512f")]
+        fn spin(n: usize) -> f32 {
+            let x = _mm512_set1_ps(black_box(0.5));
+            let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = [x; 8];
+            for _ in 0..n {
+                a = _mm512_fmadd_ps(a, x, x);
+                b = _mm512_fmadd_ps(b, x, x);
+                c = _mm512_fmadd_ps(c, x, x);
+                d = _mm512_fmadd_ps(d, x, x);
+                e = _mm512_fmadd_ps(e, x, x);
+                f = _mm512_fmadd_ps(f, x, x);
+                g = _mm512_fmadd_ps(g, x, x);
+                h = _mm512_fmadd_ps(h, x, x);
+            }
+            let sum = [b, c, d, e, f, g, h]
+                .iter()
+                .fold(a, |s, &v| _mm512_add_ps(s, v));
+            _mm512_reduce_add_ps(sum)
+        }
+        // SAFETY: the feature has been detected.
+        let t = best(|| {
+            black_box(unsafe { spin(100_000) });
+        });
+        return 100_000.0 * 8.0 * 32.0 / t / 1e9;
+    }
+    f64::NAN
+}
+
+fn filled(len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0)
+        .collect()
+}
+
+fn main() {
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let wanted = |name: &str| name.contains(&filter);
+    let cores = pool::threads();
+    let peak = ceiling();
+    println!("ceiling: {peak:.0} GFLOP/s a core, {cores} threads");
+    println!(
+        "{:34} {:>9} {:>9} {:>7} {:>9}",
+        "", "1 thread", "threads", "% peak", "us"
+    );
+    let report = |name: &str, flop: f64, f: &dyn Fn()| {
+        if !wanted(name) {
+            return;
+        }
+        pool::set_threads(1);
+        let one = best(f);
+        pool::set_threads(cores);
+        let all = best(f);
+        println!(
+            "{name:34} {:9.1} {:9.1} {:6.0}% {:9.1}",
+            flop / one / 1e9,
+            flop / all / 1e9,
+            flop / all / 1e9 / (peak * cores as f64) * 100.0,
+            all * 1e6
+        );
+    };
+
+    // `t` after an operand: stored transposed, as a linear layer's weight is in the forward pass.
+    for (m, k, n, ta, tb, what) in [
+        (64, 784, 256, false, true, "mlp_b64 forward"),
+        (64, 256, 128, false, true, "mlp_b64 forward"),
+        (64, 128, 10, false, true, "mlp_b64 forward"),
+        (256, 64, 784, true, false, "mlp_b64 dW"),
+        (784, 64, 256, true, false, "mlp_b64 dW"),
+        (128, 64, 256, true, false, "mlp_b64 dW"),
+        (10, 64, 128, true, false, "mlp_b64 dW"),
+        (64, 256, 784, false, false, "mlp_b64 dx"),
+        (64, 128, 256, false, false, "mlp_b64 dx"),
+        (64, 10, 128, false, false, "mlp_b64 dx"),
+        (512, 784, 1024, false, true, "mlp_b512 forward"),
+        (512, 1024, 1024, false, true, "mlp_b512 forward"),
+        (512, 1024, 10, false, true, "mlp_b512 forward"),
+        (1024, 512, 784, true, false, "mlp_b512 dW"),
+        (1024, 512, 1024, true, false, "mlp_b512 dW"),
+        (10, 512, 1024, true, false, "mlp_b512 dW"),
+        (512, 1024, 1024, false, false, "mlp_b512 dx"),
+        (512, 10, 1024, false, false, "mlp_b512 dx"),
+        (64, 3136, 128, false, true, "lenet fc forward"),
+        (128, 64, 3136, true, false, "lenet fc dW"),
+        (64, 128, 3136, false, false, "lenet fc dx"),
+        (128, 128, 128, false, false, "square"),
+        (256, 256, 256, false, false, "square"),
+        (512, 512, 512, false, false, "square"),
+        (1024, 1024, 1024, false, false, "square"),
+        (2048, 2048, 2048, false, false, "square"),
+        (1, 4096, 4096, false, true, "vector"),
+        (1, 4096, 4096, false, false, "vector"),
+        (4096, 4096, 1, false, false, "vector"),
+        (32, 32, 32, false, false, "tiny"),
+        (8, 8, 8, false, false, "tiny"),
+    ] {
+        let (a, b) = (filled(m * k), filled(k * n));
+        let out = vec![0f32; m * n];
+        let name = format!(
+            "{m}x{k}{} {k}x{n}{} {what}",
+            if ta { "t" } else { "" },
+            if tb { "t" } else { "" }
+        );
+        let dims = Dims {
+            batch: &[],
+            m,
+            n,
+            k,
+        };
+        let strides =
+            |t: bool, r: usize, c: usize| if t { (1, r as isize) } else { (c as isize, 1) };
+        let (ar, ac) = strides(ta, m, k);
+        let (br, bc) = strides(tb, k, n);
+        report(&name, 2.0 * (m * n * k) as f64, &|| {
+            let op = |x: &[f32], row, col| Operand {
+                ptr: x.as_ptr(),
+                batch: &[],
+                row,
+                col,
+            };
+            let after = |r| {
+                black_box(r);
+            };
+            // SAFETY: the vectors have the sizes of the operands; nothing else reads `out`.
+            unsafe {
+                let out = out.as_ptr().cast_mut();
+                matmul(dims, op(&a, ar, ac), op(&b, br, bc), out, &after);
+            }
+        });
+        if std::env::var_os("FORNAX_COMPARE").is_some() {
+            // What the `gemm` crate makes of it, with its own threads.
+            report(&format!("{name} (gemm)"), 2.0 * (m * n * k) as f64, &|| {
+                // SAFETY: as above.
+                unsafe {
+                    gemm::gemm(
+                        m,
+                        n,
+                        k,
+                        out.as_ptr().cast_mut(),
+                        1,
+                        n as isize,
+                        false,
+                        a.as_ptr(),
+                        ac,
+                        ar,
+                        b.as_ptr(),
+                        bc,
+                        br,
+                        0.0,
+                        1.0,
+                        false,
+                        false,
+                        false,
+                        gemm::Parallelism::None,
+                    );
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Micro-kernels for AVX-512: a tile of the output stays in registers while `k` runs.
+//!
+//! Along a row of the tile lie [`Lanes::LANES`]-wide vectors of the second operand, and every
+//! element of the first operand is broadcast. A tile of 14 rows by two vectors fills 28 of the 32
+//! registers and needs 16 loads for 28 multiply-adds, so that the multipliers are the limit.
+
+use std::arch::x86_64::*;
+
+/// Most rows of a tile, for each number of vectors per row.
+pub const MAX_ROWS: [usize; 4] = [0, 14, 14, 9];
+/// The same where the first operand is read along its rows: one pointer per row must fit in the
+/// general registers.
+pub const MAX_ROWS_BY_ROW: [usize; 4] = [0, 8, 8, 8];
+
+/// What a micro-kernel works on.
+pub struct Tile<T> {
+    /// Length of the sums.
+    pub k: usize,
+    /// First operand: element `(i, l)` at `a + i + l * a_step`, or, "by row", at
+    /// `a + i * a_step + l`.
+    pub a: *const T,
+    pub a_step: isize,
+    /// Second operand: row `l` at `b + l * b_step`.
+    pub b: *const T,
+    pub b_step: isize,
+    /// Output: row `i` at `c + i * c_step`.
+    pub c: *mut T,
+    pub c_step: isize,
+    /// Lanes of the last vector that may be read from `b`, and written to `c`.
+    pub b_mask: u16,
+    pub c_mask: u16,
+    /// Add to `c` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A micro-kernel for one size of tile.
+///
+/// # Safety
+/// All elements that the tile reaches must be readable (`a`, `b`) and writable (`c`), and the
+/// processor must have AVX-512F.
+pub type Kernel<T> = unsafe fn(&Tile<T>);
+
+/// An element type with kernels.
+pub trait Lanes: Copy + Send + Sync + 'static {
+    /// Elements per vector.
+    const LANES: usize;
+    /// The kernel for `rows` (1 to `MAX_ROWS[vectors]`) by `vectors` (1 to 3).
+    fn kernel(rows: usize, vectors: usize) -> Kernel<Self>;
+    /// The kernel that reads the first operand by row, up to `MAX_ROWS_BY_ROW[vectors]`.
+    fn kernel_by_row(rows: usize, vectors: usize) -> Kernel<Self>;
+}
+
+/// The micro-kernel of a type: `R` rows by `V` vectors.
+macro_rules! kernels {
+    ($module:ident, $t:ty, $lanes:literal, $mask:ty, $zero:ident, $set1:ident, $fma:ident, $add:ident,
+     $load:ident, $loadz:ident, $stores:ident) => {
+        mod $module {
+            use super::*;
+
+            #[target_feature(enable = "avx512f")]
+            unsafe fn tile<const R: usize, const V: usize, const BY_ROW: bool>(t: &Tile<$t>) {
+                let mut acc = [[$zero(); V]; R];
+                let mut b = t.b;
+                let mut a = t.a;
+                let (a_step, b_step) = (t.a_step, t.b_step);
+                let b_mask = t.b_mask as $mask;
+                let mut rows = [a; R];
+                for i in 0..R {
+                    rows[i] = a.wrapping_offset(i as isize * a_step);
+                }
+                for l in 0..t.k {
+                    let mut bv = [$zero(); V];
+                    for j in 0..V {
+                        // SAFETY: row `l` of the second operand, with the lanes that exist.
+                        bv[j] = unsafe {
+                            if j + 1 < V {
+                                $load(b.add(j * $lanes))
+                            } else {
+                                $loadz(b_mask, b.add(j * $lanes))
+                            }
+                        };
+                    }
+                    for i in 0..R {
+                        // SAFETY: element `(i, l)` of the first operand.
+                        let x = $set1(unsafe { if BY_ROW { *rows[i].add(l) } else { *a.add(i) } });
+                        for j in 0..V {
+                            acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                        }
+                    }
+                    b = b.wrapping_offset(b_step);
+                    if !BY_ROW {
+                        a = a.wrapping_offset(a_step);
+                    }
+                }
+                let c_mask = t.c_mask as $mask;
+                for i in 0..R {
+                    let c = t.c.wrapping_offset(i as isize * t.c_step);
+                    for j in 0..V {
+                        // SAFETY: the lanes of row `i` that exist.
+                        unsafe {
+                            let c = c.add(j * $lanes);
+                            let mask = if j + 1 < V { <$mask>::MAX } else { c_mask };
+                            let mut x = acc[i][j];
+                            if t.accumulate {
+                                x = $add(x, $loadz(mask, c));
+                            }
+                            $stores(c, mask, x);
+                        }
+                    }
+                }
+            }
+
+            // Sizes that are never asked for stand in for each other.
+            #[rustfmt::skip]
+            static TABLE: [[Kernel<$t>; 14]; 3] = [
+                [tile::<1, 1, false>, tile::<2, 1, false>, tile::<3, 1, false>, tile::<4, 1, false>, tile::<5, 1, false>, tile::<6, 1, false>, tile::<7, 1, false>, tile::<8, 1, false>, tile::<9, 1, false>, tile::<10, 1, false>, tile::<11, 1, false>, tile::<12, 1, false>, tile::<13, 1, false>, tile::<14, 1, false>],
+                [tile::<1, 2, false>, tile::<2, 2, false>, tile::<3, 2, false>, tile::<4, 2, false>, tile::<5, 2, false>, tile::<6, 2, false>, tile::<7, 2, false>, tile::<8, 2, false>, tile::<9, 2, false>, tile::<10, 2, false>, tile::<11, 2, false>, tile::<12, 2, false>, tile::<13, 2, false>, tile::<14, 2, false>],
+                [tile::<1, 3, false>, tile::<2, 3, false>, tile::<3, 3, false>, tile::<4, 3, false>, tile::<5, 3, false>, tile::<6, 3, false>, tile::<7, 3, false>, tile::<8, 3, false>, tile::<9, 3, false>, tile::<9, 3, false>, tile::<9, 3, false>, tile::<9, 3, false>, tile::<9, 3, false>, tile::<9, 3, false>],
+            ];
+            #[rustfmt::skip]
+            static BY_ROW: [[Kernel<$t>; 8]; 3] = [
+                [tile::<1, 1, true>, tile::<2, 1, true>, tile::<3, 1, true>, tile::<4, 1, true>, tile::<5, 1, true>, tile::<6, 1, true>, tile::<7, 1, true>, tile::<8, 1, true>],
+                [tile::<1, 2, true>, tile::<2, 2, true>, tile::<3, 2, true>, tile::<4, 2, true>, tile::<5, 2, true>, tile::<6, 2, true>, tile::<7, 2, true>, tile::<8, 2, true>],
+                [tile::<1, 3, true>, tile::<2, 3, true>, tile::<3, 3, true>, tile::<4, 3, true>, tile::<5, 3, true>, tile::<6, 3, true>, tile::<7, 3, true>, tile::<8, 3, true>],
+            ];
+
+            impl Lanes for $t {
+                const LANES: usize = $lanes;
+                fn kernel(rows: usize, vectors: usize) -> Kernel<Self> {
+                    debug_assert!(rows <= MAX_ROWS[vectors]);
+                    TABLE[vectors - 1][rows - 1]
+                }
+                fn kernel_by_row(rows: usize, vectors: usize) -> Kernel<Self> {
+                    debug_assert!(rows <= MAX_ROWS_BY_ROW[vectors]);
+                    BY_ROW[vectors - 1][rows - 1]
+                }
+            }
+        }
+    };
+}
+
+kernels!(
+    single,
+    f32,
+    16,
+    __mmask16,
+    _mm512_setzero_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    _mm512_loadu_ps,
+    _mm512_maskz_loadu_ps,
+    _mm512_mask_storeu_ps
+);
+kernels!(
+    double,
+    f64,
+    8,
+    __mmask8,
+    _mm512_setzero_pd,
+    _mm512_set1_pd,
+    _mm512_fmadd_pd,
+    _mm512_add_pd,
+    _mm512_loadu_pd,
+    _mm512_maskz_loadu_pd,
+    _mm512_mask_storeu_pd
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn peak() {
+        if !is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        let k = 256;
+        let a = vec![1.0f32; 14 * k + 64];
+        let b = vec![1.0f32; 64 * k + 64];
+        let mut c = vec![0.0f32; 14 * 64];
+        for by_row in [false, true] {
+            for v in 1..=3 {
+                let r = if by_row {
+                    MAX_ROWS_BY_ROW[v]
+                } else {
+                    MAX_ROWS[v]
+                };
+                let f = if by_row {
+                    f32::kernel_by_row(r, v)
+                } else {
+                    f32::kernel(r, v)
+                };
+                let t = Tile {
+                    k,
+                    a: a.as_ptr(),
+                    a_step: if by_row { k as isize } else { r as isize },
+                    b: b.as_ptr(),
+                    b_step: 16 * v as isize,
+                    c: c.as_mut_ptr(),
+                    c_step: 64,
+                    b_mask: !0,
+                    c_mask: !0,
+                    accumulate: false,
+                };
+                let mut best = f64::MAX;
+                for _ in 0..200 {
+                    let s = Instant::now();
+                    for _ in 0..100 {
+                        // SAFETY: buffers are large enough.
+                        unsafe { f(&t) };
+                    }
+                    best = best.min(s.elapsed().as_secs_f64() / 100.0);
+                }
+                assert_eq!(c[0], k as f32);
+                println!(
+                    "by_row {by_row} {r}x{v}: {:.1} GFLOP/s",
+                    2.0 * (k * r * v * 16) as f64 / best / 1e9
+                );
+            }
+        }
+    }
+}

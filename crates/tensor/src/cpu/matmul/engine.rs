@@ -1,0 +1,410 @@
+//! Products of one pair of matrices with the AVX-512 kernels: orientation, packing and blocking.
+//!
+//! A kernel's vectors run along one dimension of the output, in which one operand must be
+//! contiguous. [`Job::plan`] decides whether that is the columns (of `b`) or, computing the
+//! transposed product, the rows (of `a`): whichever needs less copying and wastes fewer lanes.
+//! For instance `x w^T` with a small batch `x` computes `w x^T`, which packs the small `x` and reads
+//! the large `w` in place.
+
+use super::avx512::{Lanes, MAX_ROWS, MAX_ROWS_BY_ROW, Tile};
+use super::pack::{Pack, panel};
+use super::{After, Matrix, Scratch};
+use crate::cpu::pool;
+use std::ops::Range;
+
+/// Products with fewer multiply-adds run on the calling thread.
+const SERIAL: usize = 150_000;
+/// The least work for a task of its own.
+const TASK: usize = 60_000;
+/// The most rows of a task: with a thousand columns they fill half of the second-level cache.
+const TASK_ROWS: usize = 112;
+/// From so many uses on, packing a panel pays.
+const REUSE: usize = 4;
+
+/// A planned product of `p x k` and `k x q` matrices whose vectors run along `q`.
+pub struct Job<T> {
+    p: usize,
+    q: usize,
+    k: usize,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    /// The output is to be transposed: its rows are along `q`.
+    swap: bool,
+    /// Vectors per panel of `b`.
+    vectors: usize,
+    pack_b: bool,
+    /// The sums are cut into chunks of this length, so that panels stay in cache.
+    chunk: usize,
+}
+
+pub trait Float: Lanes + Pack + crate::Element {}
+impl Float for f32 {}
+impl Float for f64 {}
+
+#[derive(Clone, Copy)]
+struct Out<T>(*mut T);
+// SAFETY: tasks write disjoint parts of the output.
+unsafe impl<T> Sync for Out<T> {}
+// SAFETY: as above.
+unsafe impl<T> Send for Out<T> {}
+
+impl<T: Float> Job<T> {
+    /// Plans the product of `a` (`m x k`) and `b` (`k x n`).
+    pub fn plan(
+        m: usize,
+        n: usize,
+        k: usize,
+        mut a: Matrix<T>,
+        mut b: Matrix<T>,
+        may_swap: bool,
+    ) -> Self {
+        // The stride of a dimension of size 1 means nothing: let it count as contiguous.
+        if m == 1 {
+            a.row = 1;
+        }
+        if n == 1 {
+            b.col = 1;
+        }
+        // Rough costs in cycles; only their comparison matters.
+        let cost = |p: usize, q: usize, b: Matrix<T>| {
+            let compute = p as f64 * k as f64 * q.div_ceil(T::LANES) as f64 / 2.0;
+            let pack = match (b.col, b.row) {
+                (1, _) if p <= REUSE * 8 => 0.0,
+                (1, _) => 0.1,
+                (_, 1) => 0.3,
+                _ => 1.5,
+            };
+            compute + pack * q as f64 * k as f64
+        };
+        let straight = cost(m, n, b);
+        let swapped = cost(n, m, a.transpose()) + 0.5 * (m * n) as f64;
+        let swap = may_swap && swapped < straight;
+        let (p, q, a, b) = match swap {
+            true => (n, m, b.transpose(), a.transpose()),
+            false => (m, n, a, b),
+        };
+        let vectors = match q.div_ceil(T::LANES) {
+            1 => 1,
+            3 => 3,
+            _ => 2,
+        };
+        let most = 4096 / size_of::<T>();
+        Job {
+            p,
+            q,
+            k,
+            a,
+            b,
+            swap,
+            vectors,
+            pack_b: b.col != 1 || p > REUSE * 8,
+            chunk: k.div_ceil(k.div_ceil(most)),
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.vectors * T::LANES
+    }
+
+    fn panels(&self) -> usize {
+        self.q.div_ceil(self.width())
+    }
+
+    /// Packs some panels of `b` to their places in `dst`.
+    unsafe fn pack_b(&self, panels: Range<usize>, dst: *mut T) {
+        let width = self.width();
+        for i in panels {
+            let lines = width.min(self.q - i * width);
+            let src = self
+                .b
+                .ptr
+                .wrapping_offset((i * width) as isize * self.b.col);
+            // SAFETY: panel `i` of the operand and its place in the packed copy.
+            unsafe {
+                let dst = dst.add(i * width * self.k);
+                panel(src, self.b.col, self.b.row, lines, self.k, dst, width);
+            }
+        }
+    }
+
+    /// Computes the given rows and panels of the output. `packed` holds all of `b`'s panels, or is
+    /// null if they are read in place.
+    unsafe fn compute(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        packed: *const T,
+        c: *mut T,
+        c_row: isize,
+        accumulate: bool,
+    ) {
+        let a = self.a;
+        let pack_a = panels.len() >= REUSE || (a.row != 1 && a.col != 1);
+        let by_row = !pack_a && a.row != 1;
+        let most = if by_row { MAX_ROWS_BY_ROW } else { MAX_ROWS }[self.vectors];
+        let tiles = rows.len().div_ceil(most);
+        let height = rows.len().div_ceil(tiles);
+        let scratch = pack_a.then(|| Scratch::<T>::new(rows.len() * self.chunk));
+        let width = self.width();
+
+        let mut l = 0;
+        while l < self.k {
+            let k = self.chunk.min(self.k - l);
+            if let Some(scratch) = &scratch {
+                for i in rows.clone().step_by(height) {
+                    let lines = height.min(rows.end - i);
+                    let src = a
+                        .ptr
+                        .wrapping_offset(i as isize * a.row + l as isize * a.col);
+                    // SAFETY: these rows of the operand; their place in the scratch.
+                    unsafe {
+                        let dst = scratch.ptr().add((i - rows.start) * k);
+                        panel(src, a.row, a.col, lines, k, dst, lines);
+                    }
+                }
+            }
+            for j in panels.clone() {
+                let cols = width.min(self.q - j * width);
+                let vectors = cols.div_ceil(T::LANES);
+                let mask = 0xFFFFu16 >> (16 - (cols - (vectors - 1) * T::LANES));
+                let (b, b_step, b_mask) = if packed.is_null() {
+                    let b = self.b.ptr.wrapping_add(j * width);
+                    (b.wrapping_offset(l as isize * self.b.row), self.b.row, mask)
+                } else {
+                    let b = packed.wrapping_add(j * width * self.k + l * width);
+                    (b, width as isize, !0)
+                };
+                for i in rows.clone().step_by(height) {
+                    let lines = height.min(rows.end - i);
+                    let (a, a_step) = match &scratch {
+                        Some(s) => (
+                            s.ptr().wrapping_add((i - rows.start) * k).cast_const(),
+                            lines as isize,
+                        ),
+                        None => (
+                            a.ptr
+                                .wrapping_offset(i as isize * a.row + l as isize * a.col),
+                            if by_row { a.row } else { a.col },
+                        ),
+                    };
+                    let tile = Tile {
+                        k,
+                        a,
+                        a_step,
+                        b,
+                        b_step,
+                        c: c.wrapping_offset(i as isize * c_row)
+                            .wrapping_add(j * width),
+                        c_step: c_row,
+                        b_mask,
+                        c_mask: mask,
+                        accumulate: accumulate || l > 0,
+                    };
+                    let kernel = match by_row {
+                        true => T::kernel_by_row(lines, vectors),
+                        false => T::kernel(lines, vectors),
+                    };
+                    // SAFETY: the tile lies within the operands and the output.
+                    unsafe { kernel(&tile) };
+                }
+            }
+            l += k;
+        }
+    }
+
+    /// The cuts of the `p` rows into tasks: how many rows each takes.
+    fn task_rows(&self) -> usize {
+        let work = self.p * self.q * self.k;
+        let most = (work / TASK).min(self.p / 8).max(1);
+        let few = self.p.div_ceil(TASK_ROWS).max(4);
+        self.p.div_ceil(few.next_multiple_of(4).min(most))
+    }
+}
+
+/// Writes (or adds) `a x b` to rows of `c` that are `c_row` apart, on the calling thread.
+///
+/// # Safety
+/// As for [`matmul`](super::matmul), for `c` too; the processor must have AVX-512F.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn block<T: Float>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    c: *mut T,
+    c_row: isize,
+    accumulate: bool,
+) {
+    let job = Job::plan(m, n, k, a, b, !accumulate);
+    let packed = job
+        .pack_b
+        .then(|| Scratch::new(job.panels() * job.width() * k));
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if let Some(packed) = &packed {
+            job.pack_b(0..job.panels(), packed.ptr());
+        }
+        let packed = packed
+            .as_ref()
+            .map_or(std::ptr::null(), |s| s.ptr().cast_const());
+        if job.swap {
+            let turned = Scratch::<T>::new(job.p * job.q);
+            let q = job.q as isize;
+            job.compute(0..job.p, 0..job.panels(), packed, turned.ptr(), q, false);
+            turn(turned.ptr(), q, job.p, job.q, c, c_row);
+        } else {
+            job.compute(0..job.p, 0..job.panels(), packed, c, c_row, accumulate);
+        }
+    }
+}
+
+/// Transposes `p x q` from `src` into `dst`.
+unsafe fn turn<T: Float>(
+    src: *const T,
+    src_row: isize,
+    p: usize,
+    q: usize,
+    dst: *mut T,
+    dst_row: isize,
+) {
+    for i in (0..p).step_by(16) {
+        let from = src.wrapping_offset(i as isize * src_row);
+        // SAFETY: up to 16 rows of the source, as many columns of the destination.
+        unsafe { T::transpose(from, src_row, (p - i).min(16), q, dst.add(i), dst_row) };
+    }
+}
+
+/// Writes `a x b` to the contiguous `out` on all threads; `after` gets ranges that count from
+/// `base`.
+///
+/// # Safety
+/// As for [`matmul`](super::matmul); the processor must have AVX-512F.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn parallel<T: Float>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    out: *mut T,
+    base: usize,
+    after: After<'_>,
+) {
+    let work = m * n * k;
+    if work <= SERIAL {
+        // SAFETY: passed on from the caller.
+        unsafe { block(m, n, k, a, b, out, n as isize, false) };
+        return after(base..base + m * n);
+    }
+    if m * n <= 64 * 64 && k >= 8 * (m * n).isqrt().max(128) {
+        // SAFETY: passed on from the caller.
+        return unsafe { split_sums(m, n, k, a, b, out, base, after) };
+    }
+    let job = Job::plan(m, n, k, a, b, true);
+    let panels = job.panels();
+    let packed = job
+        .pack_b
+        .then(|| Scratch::<T>::new(panels * job.width() * k));
+    if let Some(packed) = &packed {
+        let dst = Out(packed.ptr());
+        let some = (16_384 / (job.width() * k)).max(1);
+        pool::run_chunks(panels, some, |r| {
+            let dst = &dst;
+            // SAFETY: each panel is packed by one task.
+            unsafe { job.pack_b(r, dst.0) }
+        });
+    }
+    let source = Out(packed.as_ref().map_or(std::ptr::null_mut(), |s| s.ptr()));
+    let turned = job.swap.then(|| Scratch::<T>::new(m * n));
+    let target = Out(turned.as_ref().map_or(out, |s| s.ptr()));
+    let row = job.q;
+    if job.p >= 32 || panels < 4 {
+        pool::run_chunks(job.p, job.task_rows(), |r| {
+            let (source, target) = (&source, &target);
+            // SAFETY: each row of the output is written by one task.
+            unsafe {
+                job.compute(
+                    r.clone(),
+                    0..panels,
+                    source.0,
+                    target.0,
+                    row as isize,
+                    false,
+                )
+            };
+            if !job.swap {
+                after(base + r.start * row..base + r.end * row);
+            }
+        });
+    } else {
+        let each = (TASK / (job.p * job.width() * k)).max(1);
+        pool::run_chunks(panels, each.max(panels.div_ceil(16)), |r| {
+            let (source, target) = (&source, &target);
+            // SAFETY: each panel of the output is written by one task.
+            unsafe { job.compute(0..job.p, r.clone(), source.0, target.0, row as isize, false) };
+            if !job.swap {
+                let cols = r.start * job.width()..(r.end * job.width()).min(row);
+                for i in 0..job.p {
+                    after(base + i * row + cols.start..base + i * row + cols.end);
+                }
+            }
+        });
+    }
+    if job.swap {
+        let (from, to) = (target, Out(out));
+        let some = (16_384 / n).max(1).next_multiple_of(16);
+        pool::run_chunks(m, some, |r| {
+            let (from, to) = (&from, &to);
+            // SAFETY: rows `r` of the output are columns `r` of the transposed product.
+            unsafe {
+                let (from, to) = (from.0.add(r.start), to.0.add(r.start * n));
+                turn(from, m as isize, n, r.len(), to, n as isize);
+            }
+            after(base + r.start * n..base + r.end * n);
+        });
+    }
+}
+
+/// A small output with long sums: the sums are cut into fixed parts, added up in order.
+#[allow(clippy::too_many_arguments)]
+unsafe fn split_sums<T: Float>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    out: *mut T,
+    base: usize,
+    after: After<'_>,
+) {
+    let part = (4 * TASK / (m * n)).clamp(256, 4096);
+    let parts = k.div_ceil(part);
+    let sums = Scratch::<T>::new(parts * m * n);
+    let target = Out(sums.ptr());
+    pool::run(parts, |i| {
+        let (a, b, target) = (&a, &b, &target);
+        let at = i * part;
+        let shift = |x: &Matrix<T>, step| Matrix {
+            ptr: x.ptr.wrapping_offset(at as isize * step),
+            ..*x
+        };
+        let (a, b) = (shift(a, a.col), shift(b, b.row));
+        // SAFETY: part `i` of the sums has its own place.
+        unsafe {
+            let c = target.0.add(i * m * n);
+            block(m, n, part.min(k - at), a, b, c, n as isize, false);
+        }
+    });
+    for i in 0..m * n {
+        // SAFETY: element `i` of every part, and of the output.
+        unsafe {
+            let mut sum = *sums.ptr().add(i);
+            for j in 1..parts {
+                sum = T::from_f64(sum.to_f64() + (*sums.ptr().add(j * m * n + i)).to_f64());
+            }
+            *out.add(i) = sum;
+        }
+    }
+    after(base..base + m * n);
+}
