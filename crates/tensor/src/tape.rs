@@ -24,7 +24,7 @@ pub type Reg = u16;
 pub enum Unary {
     Neg,
     Abs,
-    /// -1, 0 or 1; NaN stays NaN, and a zero keeps its sign.
+    /// -1, 0 or 1; 0 for NaN.
     Sign,
     Floor,
     Ceil,
@@ -89,7 +89,7 @@ impl Binary {
     /// Whether the operands may be swapped without changing a bit.
     pub const fn commutes(self) -> bool {
         use Binary::*;
-        matches!(self, Add | Mul | Max | Min | And | Or | Xor | Eq | Ne)
+        matches!(self, Add | Mul | And | Or | Xor | Eq | Ne)
     }
 }
 
