@@ -1,10 +1,15 @@
 //! The CPU engine.
 
+mod access;
 pub mod copy;
+mod engine;
 pub mod index;
 pub mod math;
 pub mod matmul;
+mod naive;
 pub mod pool;
 pub mod simd;
 pub mod sort;
 pub mod storage;
+
+pub use engine::Cpu;

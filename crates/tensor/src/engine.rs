@@ -1,0 +1,196 @@
+//! What an engine is: memory, and kernels compiled from specifications.
+//!
+//! The planner describes each kernel as a [`KernelSpec`]; the engine turns it once into something
+//! that runs, and the plan keeps that. A second engine (a GPU's) implements the same two traits.
+
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::fast::Fast;
+use crate::prim::{Conv, ReduceOp};
+use crate::shape::{Layout, Shape};
+use crate::tape::{Slots, Tape};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+pub use crate::cpu::storage::Storage;
+
+/// An engine: turns specifications into kernels.
+pub trait Engine: Send + Sync {
+    /// A name for people, such as `cpu (avx512)`.
+    fn name(&self) -> String;
+    /// Prepares a kernel; done once per plan.
+    fn compile(&self, spec: KernelSpec) -> Box<dyn Kernel>;
+}
+
+/// A prepared kernel.
+pub trait Kernel: Send + Sync {
+    /// Runs on the operands in the order that the specification lists them: inputs, the inputs of
+    /// the prologue or epilogue, then outputs.
+    fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()>;
+}
+
+/// One operand at run time: memory, and the byte where its first element lies. The layout relative
+/// to that byte is part of the specification.
+#[derive(Clone, Copy)]
+pub struct Arg<'a> {
+    /// The memory.
+    pub storage: &'a Storage,
+    /// Where the operand begins, in bytes.
+    pub offset: usize,
+}
+
+/// An operand's type and layout (offset 0 is the operand's first byte).
+#[derive(Clone, Debug)]
+pub struct Operand {
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes and strides; may have an offset of its own.
+    pub layout: Layout,
+}
+
+/// An elementwise kernel: a tape over `numel` elements. Its inputs may have any layouts with that
+/// many elements; its outputs are contiguous.
+#[derive(Clone, Debug)]
+pub struct MapSpec {
+    /// The program.
+    pub tape: Tape,
+    /// How many elements.
+    pub numel: usize,
+    /// Layouts of the tape's inputs.
+    pub inputs: SmallVec<[Layout; 8]>,
+}
+
+/// Elementwise work on the result of another kernel, done range by range while the range is in
+/// cache. Input 0 of the tape is that result; the others follow the kernel's own operands.
+pub type Epilogue = Option<MapSpec>;
+
+/// Everything an engine must be able to do.
+#[derive(Clone, Debug)]
+pub enum KernelSpec {
+    /// Elementwise: `inputs.. -> outputs..`.
+    Map(MapSpec),
+    /// Reduction of what a tape yields (its one output) over axes of `shape`:
+    /// `prologue inputs.., epilogue inputs.. -> result, epilogue outputs..`.
+    Reduce {
+        /// What is accumulated.
+        op: ReduceOp,
+        /// The shape before the reduction.
+        shape: Shape,
+        /// The axes that disappear.
+        axes: SmallVec<[usize; 6]>,
+        /// Elementwise work on the way in; every input has the shape `shape`.
+        prologue: MapSpec,
+        /// Elementwise work on the way out.
+        epilogue: Epilogue,
+    },
+    /// `x -> indices`.
+    ArgReduce {
+        /// `Max` or `Min`.
+        op: ReduceOp,
+        /// Along this axis.
+        axis: usize,
+        /// The input.
+        x: Operand,
+    },
+    /// `x -> y`.
+    CumSum {
+        /// Along this axis.
+        axis: usize,
+        /// From the back.
+        reverse: bool,
+        /// The input.
+        x: Operand,
+    },
+    /// `a, b, epilogue inputs.. -> result, epilogue outputs..`; `a` is `[batch.., m, k]`, `b` is
+    /// `[k, n]` or `[batch.., k, n]`.
+    MatMul {
+        /// Left.
+        a: Operand,
+        /// Right.
+        b: Operand,
+        /// Elementwise work on the way out.
+        epilogue: Epilogue,
+    },
+    /// The two given arrays of the convolution (contiguous), `epilogue inputs.. -> result,
+    /// epilogue outputs..`.
+    Conv {
+        /// Face, stride, padding, dilation, groups.
+        conv: Arc<Conv>,
+        /// Element type.
+        dtype: DType,
+        /// Shape of the first operand.
+        a: Shape,
+        /// Shape of the second operand.
+        b: Shape,
+        /// Shape of the result.
+        out: Shape,
+        /// Elementwise work on the way out.
+        epilogue: Epilogue,
+    },
+    /// `x, index -> y`.
+    Gather {
+        /// Along this axis.
+        axis: usize,
+        /// The table.
+        x: Operand,
+        /// The indices, of the result's shape.
+        index: Operand,
+    },
+    /// `index, src -> y`, where `y` already holds what is added to.
+    ScatterAdd {
+        /// Along this axis.
+        axis: usize,
+        /// The indices, of `src`'s shape.
+        index: Operand,
+        /// What is added.
+        src: Operand,
+        /// Shape of the (contiguous) result.
+        y: Shape,
+    },
+    /// `x -> indices`.
+    ArgSort {
+        /// Along this axis.
+        axis: usize,
+        /// Largest first.
+        descending: bool,
+        /// The input.
+        x: Operand,
+    },
+    /// `x -> y`: the same elements under another layout.
+    Copy {
+        /// From.
+        x: Operand,
+        /// To.
+        y: Layout,
+    },
+    /// `-> y`: the first scalar slot everywhere.
+    Fill {
+        /// Element type.
+        dtype: DType,
+        /// Number of elements.
+        numel: usize,
+    },
+    /// `-> y`: `0, 1, ..`.
+    Iota {
+        /// Element type.
+        dtype: DType,
+        /// Number of elements.
+        numel: usize,
+    },
+    /// `inputs.. (contiguous) -> y`.
+    Fast {
+        /// The op.
+        op: Fast,
+        /// Element type of the floating-point operands.
+        dtype: DType,
+        /// Shapes of the inputs.
+        inputs: SmallVec<[Shape; 5]>,
+        /// Shape of the result.
+        out: Shape,
+    },
+}
+
+/// The engine of this process.
+pub fn engine() -> &'static dyn Engine {
+    &crate::cpu::Cpu
+}

@@ -1,0 +1,134 @@
+//! Running a plan: memory for its places, kernels in order, values for its outputs.
+
+use crate::engine::{Arg, Storage};
+use crate::error::Result;
+use crate::node::{Inputs, Value};
+use crate::plan::{Graph, Place, Plan, Store, plan_for};
+use crate::shape::Layout;
+use crate::tape::{Key, Scalar, Slots};
+use crate::tensor::Tensor;
+use std::sync::{Arc, Mutex};
+
+/// One evaluation at a time: they share the pool, and the marks on the nodes.
+static EVALUATING: Mutex<()> = Mutex::new(());
+
+/// Computes all of `roots`, and what belongs to them, in one plan.
+pub(crate) fn eval(roots: &[Tensor]) -> Result<()> {
+    if roots.iter().all(Tensor::is_evaluated) {
+        return Ok(());
+    }
+    let guard = EVALUATING.lock().unwrap_or_else(|e| e.into_inner());
+    let graph = Graph::collect(roots);
+    let plan = plan_for(&graph);
+    let garbage = run(&graph, &plan)?;
+    drop(guard);
+    drop(garbage);
+    Ok(())
+}
+
+/// Memory that outlives the run: where it is, and at which byte it begins.
+struct Kept {
+    storage: Arc<Storage>,
+    offset: usize,
+}
+
+/// Runs the plan and returns what may be dropped once the lock is released.
+fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
+    let _flush = crate::cpu::pool::flush_denormals();
+    let leaves: Vec<Option<Value>> = graph
+        .nodes
+        .iter()
+        .map(|e| {
+            e.leaf
+                .as_ref()
+                .and_then(|_| e.tensor.0.state().value.clone())
+        })
+        .collect();
+    let leaf = |i: u32| leaves[i as usize].as_ref().expect("a leaf has a value");
+    let leaf_offset = |i: u32| leaf(i).layout.offset * graph.nodes[i as usize].dtype().size();
+    let stores: Vec<Kept> = plan
+        .stores
+        .iter()
+        .map(|store| match *store {
+            Store::New(bytes) => Kept {
+                storage: Arc::new(Storage::alloc(bytes)),
+                offset: 0,
+            },
+            Store::TakeOver(i) => Kept {
+                storage: leaf(i).storage.clone(),
+                offset: leaf_offset(i),
+            },
+        })
+        .collect();
+    let arena = Storage::alloc(plan.arena);
+    let at = |place: Place| match place {
+        Place::Leaf(i) => Arg {
+            storage: &leaf(i).storage,
+            offset: leaf_offset(i),
+        },
+        Place::Arena(offset) => Arg {
+            storage: &arena,
+            offset,
+        },
+        Place::Store(i) => {
+            let Kept { storage, offset } = &stores[i as usize];
+            Arg {
+                storage,
+                offset: *offset,
+            }
+        }
+    };
+
+    let mut args: Vec<Arg<'_>> = Vec::new();
+    let (mut scalars, mut keys): (Vec<Scalar>, Vec<Key>) = (Vec::new(), Vec::new());
+    for step in &plan.steps {
+        args.clear();
+        args.extend(step.args.iter().map(|&p| at(p)));
+        scalars.clear();
+        scalars.extend(
+            step.slots
+                .scalars
+                .iter()
+                .map(|&s| graph.scalars[s as usize]),
+        );
+        keys.clear();
+        keys.extend(step.slots.keys.iter().map(|&k| graph.keys[k as usize]));
+        step.kernel.run(
+            &args,
+            &Slots {
+                scalars: &scalars,
+                keys: &keys,
+            },
+        )?;
+    }
+
+    let mut forgotten = Vec::with_capacity(plan.outputs.len());
+    for (node, place, layout) in &plan.outputs {
+        let tensor = &graph.nodes[*node as usize].tensor;
+        let (storage, offset) = match *place {
+            Place::Leaf(i) => (leaf(i).storage.clone(), leaf_offset(i)),
+            Place::Store(i) => (
+                stores[i as usize].storage.clone(),
+                stores[i as usize].offset,
+            ),
+            Place::Arena(_) => unreachable!("outputs are kept"),
+        };
+        let offset = layout.offset + offset / tensor.dtype().size();
+        let value = Value {
+            storage,
+            layout: Layout {
+                offset,
+                ..layout.clone()
+            },
+        };
+        forgotten.push(tensor.0.set_value(value));
+    }
+    // Only now: after an error every leaf still has its value.
+    let mut taken = Vec::new();
+    for store in &plan.stores {
+        if let Store::TakeOver(i) = *store {
+            taken.extend(graph.nodes[i as usize].tensor.0.state().value.take());
+        }
+    }
+    Ok((forgotten, taken))
+}

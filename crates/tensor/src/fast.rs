@@ -1,0 +1,439 @@
+//! Named fused ops. Each is defined by an expression in other ops; the engine has a kernel for it
+//! because one pass over memory beats several. The definition is the truth: a test over
+//! [`Fast::registry`] asserts that kernel and definition agree, in value and in gradient.
+//!
+//! GELU, dropout and the other elementwise functions need no entry here: as chains of maps they
+//! are fused by the planner into one kernel already.
+
+use crate::dtype::DType;
+use crate::grad::vjp_of;
+use crate::prim::Prim;
+use crate::shape::Shape;
+use crate::tensor::Tensor;
+
+/// A fused op and its options. All work on `f32` and `f64`; half precision is widened around them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fast {
+    /// `[x] -> softmax` (or its logarithm) along the last axis.
+    Softmax {
+        /// Whether the logarithm is meant.
+        log: bool,
+    },
+    /// `[y, dy] -> dx` of [`Fast::Softmax`].
+    SoftmaxGrad {
+        /// Whether the logarithm is meant.
+        log: bool,
+    },
+    /// `[logits [n, c], target [n]] -> loss [n]`: `logsumexp(row) - row[target]`, 0 where the
+    /// target is `ignore_index`.
+    CrossEntropy {
+        /// The class that does not count.
+        ignore_index: i64,
+    },
+    /// `[logits, target, dloss [n]] -> dlogits`.
+    CrossEntropyGrad {
+        /// The class that does not count.
+        ignore_index: i64,
+    },
+    /// `[x, weight, bias] -> y` over the last axis (Ba et al. 2016).
+    LayerNorm {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// `[x, weight, dy] -> dx`.
+    LayerNormGrad {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// `[x, dy] -> dweight [last axis]`.
+    LayerNormGradWeight {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// `[x [n, c, ..], mean [c], var [c], weight [c], bias [c]] -> y` where mean and (biased)
+    /// variance are those of `x` itself, passed along so that they are computed once; gradients
+    /// flow through `x` as if they were computed here (Ioffe & Szegedy 2015).
+    BatchNorm {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// `[x, mean, var, weight, dy] -> dx`.
+    BatchNormGrad {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// Maximum over windows of the last two axes; the first wins a tie, NaN wins all.
+    MaxPool(Window),
+    /// `[x, dy] -> dx`.
+    MaxPoolGrad(Window),
+    /// Mean over windows of the last two axes.
+    AvgPool(Window),
+    /// `[dy] -> dx` for inputs with the given last two sizes.
+    AvgPoolGrad(Window, [usize; 2]),
+}
+
+/// The windows of a pooling over the last two axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Height and width.
+    pub kernel: [usize; 2],
+    /// Steps.
+    pub stride: [usize; 2],
+    /// Added on both sides: minus infinity for the maximum, zeros for the mean.
+    pub padding: [usize; 2],
+    /// Whether the mean counts padding (PyTorch's default: yes).
+    pub count_include_pad: bool,
+}
+
+impl Window {
+    /// The output size along spatial axis `i` for an input of `size`.
+    pub fn out_size(&self, i: usize, size: usize) -> usize {
+        (size + 2 * self.padding[i])
+            .checked_sub(self.kernel[i])
+            .map_or(0, |r| r / self.stride[i] + 1)
+    }
+}
+
+impl Fast {
+    /// One of each, for the test that compares kernels with definitions.
+    pub fn registry() -> Vec<Fast> {
+        let window = Window {
+            kernel: [3, 2],
+            stride: [2, 1],
+            padding: [1, 0],
+            count_include_pad: true,
+        };
+        let eps = 1e-5;
+        let inner = Window {
+            count_include_pad: false,
+            ..window
+        };
+        vec![
+            Fast::Softmax { log: false },
+            Fast::Softmax { log: true },
+            Fast::SoftmaxGrad { log: false },
+            Fast::SoftmaxGrad { log: true },
+            Fast::CrossEntropy { ignore_index: -100 },
+            Fast::CrossEntropyGrad { ignore_index: -100 },
+            Fast::LayerNorm { eps },
+            Fast::LayerNormGrad { eps },
+            Fast::LayerNormGradWeight { eps },
+            Fast::BatchNorm { eps },
+            Fast::BatchNormGrad { eps },
+            Fast::MaxPool(window),
+            Fast::MaxPoolGrad(window),
+            Fast::AvgPool(window),
+            Fast::AvgPool(inner),
+            Fast::AvgPoolGrad(window, [7, 6]),
+            Fast::AvgPoolGrad(inner, [7, 6]),
+        ]
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Fast::Softmax { log: false } => "softmax",
+            Fast::Softmax { log: true } => "log_softmax",
+            Fast::SoftmaxGrad { log: false } => "softmax_grad",
+            Fast::SoftmaxGrad { log: true } => "log_softmax_grad",
+            Fast::CrossEntropy { .. } => "cross_entropy",
+            Fast::CrossEntropyGrad { .. } => "cross_entropy_grad",
+            Fast::LayerNorm { .. } => "layer_norm",
+            Fast::LayerNormGrad { .. } => "layer_norm_grad",
+            Fast::LayerNormGradWeight { .. } => "layer_norm_grad_weight",
+            Fast::BatchNorm { .. } => "batch_norm",
+            Fast::BatchNormGrad { .. } => "batch_norm_grad",
+            Fast::MaxPool(_) => "max_pool",
+            Fast::MaxPoolGrad(_) => "max_pool_grad",
+            Fast::AvgPool(_) => "avg_pool",
+            Fast::AvgPoolGrad(..) => "avg_pool_grad",
+        }
+    }
+
+    pub(crate) fn hash(&self, h: &mut impl FnMut(u64)) {
+        self.name().bytes().for_each(|b| h(b as u64));
+        match self {
+            Fast::Softmax { .. } | Fast::SoftmaxGrad { .. } => {}
+            Fast::CrossEntropy { ignore_index } | Fast::CrossEntropyGrad { ignore_index } => {
+                h(*ignore_index as u64)
+            }
+            Fast::LayerNorm { eps }
+            | Fast::LayerNormGrad { eps }
+            | Fast::LayerNormGradWeight { eps }
+            | Fast::BatchNorm { eps }
+            | Fast::BatchNormGrad { eps } => h(eps.to_bits()),
+            Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
+            Fast::AvgPoolGrad(w, size) => {
+                w.hash(h);
+                size.iter().for_each(|&s| h(s as u64));
+            }
+        }
+    }
+
+    pub(crate) fn infer(&self, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
+        let (x, dtype) = inputs[0];
+        let shape = match self {
+            Fast::CrossEntropy { .. } => inputs[1].0.clone(),
+            Fast::LayerNormGradWeight { .. } => Shape::from([x[x.len() - 1]]),
+            Fast::MaxPool(w) | Fast::AvgPool(w) => {
+                let mut shape = x.clone();
+                for i in 0..2 {
+                    let d = x.len() - 2 + i;
+                    shape.dims_mut()[d] = w.out_size(i, x[d]);
+                }
+                shape
+            }
+            Fast::AvgPoolGrad(_, size) => {
+                let mut shape = x.clone();
+                let lead = x.len() - 2;
+                shape.dims_mut()[lead..].copy_from_slice(size);
+                shape
+            }
+            _ => x.clone(),
+        };
+        (shape, dtype)
+    }
+
+    /// What the op computes, in terms of other ops.
+    pub fn define(&self, inputs: &[Tensor]) -> Tensor {
+        let x = &inputs[0];
+        match self {
+            Fast::Softmax { log: false } => {
+                let e = (x - shift(x)).exp();
+                &e / e.sum_keepdim(-1)
+            }
+            Fast::Softmax { log: true } => {
+                let z = x - shift(x);
+                &z - z.exp().sum_keepdim(-1).log()
+            }
+            Fast::SoftmaxGrad { log: false } => {
+                let (y, dy) = (x, &inputs[1]);
+                y * (dy - (y * dy).sum_keepdim(-1))
+            }
+            Fast::SoftmaxGrad { log: true } => {
+                let (y, dy) = (x, &inputs[1]);
+                dy - y.exp() * dy.sum_keepdim(-1)
+            }
+            Fast::CrossEntropy { ignore_index } => {
+                let (counts, target) = counted(&inputs[1], *ignore_index);
+                let picked = x
+                    .log_softmax_defined()
+                    .gather(-1, &target.unsqueeze(-1))
+                    .squeeze(-1);
+                counts.where_(&-picked, &Tensor::full((), 0.0, x.dtype()))
+            }
+            Fast::CrossEntropyGrad { ignore_index } => {
+                let (counts, target) = counted(&inputs[1], *ignore_index);
+                let dloss = &inputs[2] * counts.to_dtype(x.dtype());
+                let hot = target.one_hot(x.dim(-1), x.dtype());
+                (x.softmax_defined() - hot) * dloss.unsqueeze(-1)
+            }
+            Fast::LayerNorm { eps } => {
+                let (xhat, _) = standardise(x, *eps);
+                xhat * &inputs[1] + &inputs[2]
+            }
+            Fast::LayerNormGrad { eps } => {
+                let (xhat, rstd) = standardise(x, *eps);
+                let g = &inputs[2] * &inputs[1];
+                (&g - g.mean_keepdim(-1) - &xhat * (&g * &xhat).mean_keepdim(-1)) * rstd
+            }
+            Fast::LayerNormGradWeight { eps } => {
+                let (xhat, _) = standardise(x, *eps);
+                let rows: Vec<isize> = (0..x.rank() as isize - 1).collect();
+                (xhat * &inputs[1]).sum(rows)
+            }
+            Fast::BatchNorm { eps } => {
+                let (xhat, _) = standardise_channels(x, *eps);
+                xhat * channelwise(&inputs[3], x) + channelwise(&inputs[4], x)
+            }
+            Fast::BatchNormGrad { eps } => {
+                let (xhat, rstd) = standardise_channels(x, *eps);
+                let g = &inputs[4];
+                let axes = all_but_channels(x);
+                let mean = g.mean_keepdim(axes.clone());
+                let along = (g * &xhat).mean_keepdim(axes);
+                (g - mean - xhat * along) * rstd * channelwise(&inputs[3], x)
+            }
+            Fast::MaxPool(w) => {
+                let windows = windows(x, w, f64::NEG_INFINITY);
+                let first = windows.detach().argmax(-1).unsqueeze(-1);
+                windows.gather(-1, &first).squeeze(-1)
+            }
+            Fast::MaxPoolGrad(w) => vjp_by_definition(&Fast::MaxPool(*w), &inputs[..1], &inputs[1]),
+            Fast::AvgPool(w) => {
+                let sums = windows(x, w, 0.0).sum(-1);
+                if w.count_include_pad || w.padding == [0, 0] {
+                    return sums * (1.0 / (w.kernel[0] * w.kernel[1]) as f64);
+                }
+                let inside = Tensor::ones(&x.shape()[x.rank() - 2..], x.dtype());
+                sums / windows(&inside, w, 0.0).sum(-1)
+            }
+            Fast::AvgPoolGrad(w, size) => {
+                let mut shape = Shape::from(x.shape());
+                let lead = shape.len() - 2;
+                shape.dims_mut()[lead..].copy_from_slice(size);
+                // Linear, so that any point will do to differentiate at.
+                vjp_by_definition(&Fast::AvgPool(*w), &[Tensor::zeros(shape, x.dtype())], x)
+            }
+        }
+    }
+
+    /// The cotangents of the inputs, given the output `y` and its cotangent `g`; `None` where no
+    /// gradient can flow (targets, statistics).
+    pub(crate) fn vjp(&self, inputs: &[Tensor], y: &Tensor, g: &Tensor) -> Vec<Option<Tensor>> {
+        let fast = |op: Fast, inputs: &[&Tensor]| Some(op.call(inputs));
+        match self {
+            Fast::Softmax { log } => vec![fast(Fast::SoftmaxGrad { log: *log }, &[y, g])],
+            Fast::CrossEntropy { ignore_index } => {
+                let op = Fast::CrossEntropyGrad {
+                    ignore_index: *ignore_index,
+                };
+                vec![fast(op, &[&inputs[0], &inputs[1], g]), None]
+            }
+            Fast::LayerNorm { eps } => {
+                let (x, weight) = (&inputs[0], &inputs[1]);
+                let rows: Vec<isize> = (0..x.rank() as isize - 1).collect();
+                vec![
+                    fast(Fast::LayerNormGrad { eps: *eps }, &[x, weight, g]),
+                    fast(Fast::LayerNormGradWeight { eps: *eps }, &[x, g]),
+                    Some(g.sum(rows)),
+                ]
+            }
+            Fast::BatchNorm { eps } => {
+                let [x, mean, var, weight, _] = inputs else {
+                    unreachable!()
+                };
+                let axes = all_but_channels(x);
+                let rstd = (var + *eps).rsqrt();
+                let centred = x - channelwise(mean, x);
+                let dweight = (g * centred).sum(axes.clone()) * rstd;
+                vec![
+                    fast(
+                        Fast::BatchNormGrad { eps: *eps },
+                        &[x, mean, var, weight, g],
+                    ),
+                    None,
+                    None,
+                    Some(dweight),
+                    Some(g.sum(axes)),
+                ]
+            }
+            Fast::MaxPool(w) => vec![fast(Fast::MaxPoolGrad(*w), &[&inputs[0], g])],
+            Fast::AvgPool(w) => {
+                let size = [inputs[0].dim(-2), inputs[0].dim(-1)];
+                vec![fast(Fast::AvgPoolGrad(*w, size), &[g])]
+            }
+            Fast::AvgPoolGrad(w, _) => vec![fast(Fast::AvgPool(*w), &[g])],
+            // Second order: through the definition.
+            Fast::SoftmaxGrad { .. }
+            | Fast::CrossEntropyGrad { .. }
+            | Fast::LayerNormGrad { .. }
+            | Fast::LayerNormGradWeight { .. }
+            | Fast::BatchNormGrad { .. }
+            | Fast::MaxPoolGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
+        }
+    }
+
+    /// The op applied: by its kernel, or by its definition if `FORNAX_FAST=0`.
+    pub(crate) fn call(self, inputs: &[&Tensor]) -> Tensor {
+        let dtype = inputs[0].dtype();
+        if !matches!(dtype, DType::F32 | DType::F64) {
+            let wide: Vec<Tensor> = inputs
+                .iter()
+                .map(|t| {
+                    if t.dtype() == dtype {
+                        t.to_dtype(DType::F32)
+                    } else {
+                        (*t).clone()
+                    }
+                })
+                .collect();
+            return self.call(&wide.iter().collect::<Vec<_>>()).to_dtype(dtype);
+        }
+        if !crate::plan::options().fast {
+            let inputs: Vec<Tensor> = inputs.iter().map(|&t| t.clone()).collect();
+            return self.define(&inputs);
+        }
+        let described: Vec<_> = inputs.iter().map(|t| (&t.0.shape, t.0.dtype)).collect();
+        let (shape, dtype) = self.infer(&described);
+        let inputs = inputs.iter().map(|&t| t.clone()).collect();
+        Tensor::from_node(Prim::Fast(self), inputs, shape, dtype)
+    }
+}
+
+impl Window {
+    fn hash(&self, h: &mut impl FnMut(u64)) {
+        let all = [self.kernel, self.stride, self.padding];
+        all.iter().flatten().for_each(|&v| h(v as u64));
+        h(self.count_include_pad as u64);
+    }
+}
+
+fn vjp_by_definition(op: &Fast, inputs: &[Tensor], g: &Tensor) -> Tensor {
+    let grads = vjp_of(|inputs| op.define(inputs), inputs, g);
+    grads
+        .into_iter()
+        .next()
+        .flatten()
+        .expect("a pooling depends on its input")
+}
+
+/// What softmax subtracts so that no exponential overflows: the row's maximum.
+fn shift(x: &Tensor) -> Tensor {
+    x.detach().max_keepdim(-1)
+}
+
+/// Which targets count, and the targets with the others made harmless.
+fn counted(target: &Tensor, ignore_index: i64) -> (Tensor, Tensor) {
+    let ignored = target.eq(&Tensor::scalar(ignore_index));
+    (ignored.logical_not(), target.masked_fill(&ignored, 0.0))
+}
+
+/// `(x - mean) * rstd` over the last axis, and `rstd`.
+fn standardise(x: &Tensor, eps: f64) -> (Tensor, Tensor) {
+    let centred = x - x.mean_keepdim(-1);
+    let rstd = ((&centred * &centred).mean_keepdim(-1) + eps).rsqrt();
+    (centred * &rstd, rstd)
+}
+
+/// All axes but the second.
+pub(crate) fn all_but_channels(x: &Tensor) -> Vec<isize> {
+    (0..x.rank() as isize).filter(|&a| a != 1).collect()
+}
+
+/// A per-channel vector `[c]` with ones behind, to broadcast over `x [n, c, ..]`.
+pub(crate) fn channelwise(v: &Tensor, x: &Tensor) -> Tensor {
+    let mut shape = vec![1; x.rank() - 1];
+    shape[0] = v.numel();
+    v.reshape(shape)
+}
+
+fn standardise_channels(x: &Tensor, eps: f64) -> (Tensor, Tensor) {
+    let axes = all_but_channels(x);
+    let centred = x - x.mean_keepdim(axes.clone());
+    let rstd = ((&centred * &centred).mean_keepdim(axes) + eps).rsqrt();
+    (centred * &rstd, rstd)
+}
+
+/// The windows of a pooling laid out along a new last axis: `[.., oh, ow, kh * kw]`.
+fn windows(x: &Tensor, w: &Window, fill: f64) -> Tensor {
+    let rank = x.rank() as isize;
+    let mut pads = vec![(0, 0); x.rank()];
+    pads[x.rank() - 2] = (w.padding[0], w.padding[0]);
+    pads[x.rank() - 1] = (w.padding[1], w.padding[1]);
+    let out = [w.out_size(0, x.dim(-2)), w.out_size(1, x.dim(-1))];
+    let x = x.pad(&pads, fill);
+    let shifted: Vec<Tensor> = (0..w.kernel[0] * w.kernel[1])
+        .map(|k| {
+            let at = [k / w.kernel[1], k % w.kernel[1]];
+            let mut part = x.clone();
+            for i in 0..2 {
+                let step = w.stride[i] as isize;
+                let start = at[i] as isize;
+                let end = start + (out[i] as isize - 1).max(-1) * step + 1;
+                part = part.slice(rank - 2 + i as isize, start, end.max(start), step);
+            }
+            part
+        })
+        .collect();
+    Tensor::stack(&shifted, -1)
+}

@@ -1,0 +1,243 @@
+//! Nodes of the lazy graph, and the scopes in which they are recorded.
+
+use crate::dtype::DType;
+use crate::engine::Storage;
+use crate::prim::Prim;
+use crate::shape::{Layout, Shape};
+use crate::tensor::Tensor;
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// The inputs of a node.
+pub(crate) type Inputs = SmallVec<[Tensor; 3]>;
+
+/// One op of the graph: what it is, what it reads, and its value once it has one.
+pub(crate) struct Node {
+    /// Grows with creation, so that inputs always have smaller ids than what reads them.
+    pub id: u64,
+    pub prim: Prim,
+    pub shape: Shape,
+    pub dtype: DType,
+    /// The recording in which the node was made, if any: while it lasts, inputs are kept.
+    pub scope: Option<Arc<Scope>>,
+    /// The checkpointed stretch of the forward pass that the node belongs to.
+    pub segment: Option<Arc<Segment>>,
+    /// Scratch of the evaluator: `epoch << 32 | index`.
+    pub mark: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// The part of a node that evaluation changes.
+#[derive(Default)]
+pub(crate) struct State {
+    pub inputs: Inputs,
+    pub value: Option<Value>,
+    /// The other results of the recording that yielded this node.
+    pub group: Option<Arc<Group>>,
+}
+
+/// Elements in memory.
+#[derive(Clone)]
+pub(crate) struct Value {
+    pub storage: Arc<Storage>,
+    pub layout: Layout,
+}
+
+/// The results of one recording; asking for one evaluates all that are still wanted.
+pub(crate) struct Group(pub Vec<Weak<Node>>);
+
+/// A stretch of the forward pass whose intermediate values are computed again in the backward
+/// pass instead of being kept. Its address is all it is.
+pub(crate) struct Segment(#[expect(dead_code, reason = "gives the segment an address")] u8);
+
+/// One run of [`record`].
+#[derive(Default)]
+pub(crate) struct Scope {
+    finished: AtomicBool,
+    /// Nodes that got their value while the scope lasted and therefore still hold their inputs.
+    evaluated: Mutex<Vec<Weak<Node>>>,
+}
+
+impl Scope {
+    /// Whether the recording is over.
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed)
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static SCOPE: RefCell<Option<Arc<Scope>>> = const { RefCell::new(None) };
+    static SEGMENT: RefCell<Option<Arc<Segment>>> = const { RefCell::new(None) };
+    static TRAINING: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// The recording that the thread is in.
+pub(crate) fn current_scope() -> Option<Arc<Scope>> {
+    SCOPE.with_borrow(Option::clone)
+}
+
+/// The id that the next node will get.
+pub(crate) fn next_id() -> u64 {
+    NEXT_ID.load(Ordering::Relaxed)
+}
+
+impl Node {
+    pub fn new(prim: Prim, inputs: Inputs, shape: Shape, dtype: DType) -> Arc<Node> {
+        Node::build(
+            prim,
+            shape,
+            dtype,
+            State {
+                inputs,
+                ..State::default()
+            },
+        )
+    }
+
+    pub fn with_value(shape: Shape, dtype: DType, value: Value) -> Arc<Node> {
+        Node::build(
+            Prim::Data,
+            shape,
+            dtype,
+            State {
+                value: Some(value),
+                ..State::default()
+            },
+        )
+    }
+
+    fn build(prim: Prim, shape: Shape, dtype: DType, state: State) -> Arc<Node> {
+        Arc::new(Node {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            prim,
+            shape,
+            dtype,
+            scope: SCOPE.with_borrow(Option::clone),
+            segment: SEGMENT.with_borrow(Option::clone),
+            mark: AtomicU64::new(0),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The changing part; a panic elsewhere while it was held left it consistent.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Stores the value. Outside a recording the inputs are forgotten; they are returned so that
+    /// the caller can drop them after releasing its locks.
+    pub fn set_value(self: &Arc<Node>, value: Value) -> Inputs {
+        let mut state = self.state();
+        state.value = Some(value);
+        state.group = None;
+        if let Some(scope) = &self.scope
+            && !scope.is_finished()
+        {
+            let mut evaluated = scope.evaluated.lock().unwrap_or_else(|e| e.into_inner());
+            evaluated.push(Arc::downgrade(self));
+            return Inputs::new();
+        }
+        std::mem::take(&mut state.inputs)
+    }
+}
+
+/// Long chains are taken apart with a list, not with recursion.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(|e| e.into_inner());
+        if state.inputs.is_empty() {
+            return;
+        }
+        let mut list: Vec<Tensor> = std::mem::take(&mut state.inputs).into_vec();
+        while let Some(tensor) = list.pop() {
+            if let Some(mut node) = Arc::into_inner(tensor.0) {
+                let state = node.state.get_mut().unwrap_or_else(|e| e.into_inner());
+                list.extend(std::mem::take(&mut state.inputs));
+            }
+        }
+    }
+}
+
+/// Restores a thread-local on the way out, panics included.
+struct Restore<F: FnMut()>(F);
+impl<F: FnMut()> Drop for Restore<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Runs `f` as a recording: nodes keep their inputs, dropout drops and batch norm learns.
+///
+/// [`value_and_grad`](crate::value_and_grad) does this for you; use it directly together with
+/// [`grad_of`](crate::grad_of), PyTorch's `torch.autograd.grad`.
+///
+/// ```
+/// use fornax_tensor::{grad_of, record, Tensor};
+/// let x = Tensor::from_vec(vec![1f32, 2., 3.], [3]);
+/// let g = record(|| {
+///     let y = (&x * &x).sum(..);
+///     grad_of(&y, &[&x]).remove(0)
+/// });
+/// assert_eq!(g.to_vec::<f32>(), [2., 4., 6.]);
+/// ```
+pub fn record<R>(f: impl FnOnce() -> R) -> R {
+    let outer = SCOPE.with_borrow(Option::clone);
+    if outer.is_some() {
+        return with_training(true, f);
+    }
+    let scope = Arc::new(Scope::default());
+    SCOPE.set(Some(scope.clone()));
+    let _restore = Restore(|| {
+        SCOPE.set(None);
+        scope.finished.store(true, Ordering::Relaxed);
+        let evaluated =
+            std::mem::take(&mut *scope.evaluated.lock().unwrap_or_else(|e| e.into_inner()));
+        for node in evaluated.iter().filter_map(Weak::upgrade) {
+            let inputs = std::mem::take(&mut node.state().inputs);
+            drop(inputs);
+        }
+    });
+    with_training(true, f)
+}
+
+/// Whether layers behave as in training: a gradient is being recorded, or
+/// [`with_training`] says so.
+pub fn is_recording() -> bool {
+    TRAINING.get().unwrap_or(false)
+}
+
+/// Runs `f` with training behaviour on or off whatever is being recorded: `true` for Monte-Carlo
+/// dropout, `false` for gradients of a model that evaluates.
+pub fn with_training<R>(on: bool, f: impl FnOnce() -> R) -> R {
+    let before = TRAINING.replace(Some(on));
+    let _restore = Restore(|| TRAINING.set(before));
+    f()
+}
+
+/// Gradient checkpointing: the intermediate values made inside `f` are not kept for the backward
+/// pass but computed a second time when it needs them (Chen et al. 2016, "Training Deep Nets with
+/// Sublinear Memory Cost").
+///
+/// Values, gradients and random numbers are the same with and without.
+///
+/// ```
+/// use fornax_tensor::{checkpoint, grad, Tensor};
+/// let x = Tensor::from_vec(vec![0.5f32], [1]);
+/// let plain = grad(&x, |x| x.sin().exp().sum(..));
+/// let saved = grad(&x, |x| checkpoint(|| x.sin().exp()).sum(..));
+/// assert_eq!(plain.item(), saved.item());
+/// ```
+pub fn checkpoint<R>(f: impl FnOnce() -> R) -> R {
+    // An inner checkpoint lies within the outer one's recomputation already.
+    let inner = SEGMENT.with_borrow(|s| s.is_some());
+    if inner {
+        return f();
+    }
+    SEGMENT.set(Some(Arc::new(Segment(0))));
+    let _restore = Restore(|| SEGMENT.set(None));
+    f()
+}

@@ -1,0 +1,16 @@
+//! What users call, written in terms of the primitives.
+
+mod activation;
+mod conv;
+mod creation;
+mod elementwise;
+mod index;
+mod linalg;
+mod movement;
+mod norm;
+mod pool;
+mod random;
+mod reduce;
+
+pub use conv::ConvSpec;
+pub use random::{RngState, manual_seed, rng_state, set_rng_state};

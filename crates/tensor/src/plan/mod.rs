@@ -1,0 +1,123 @@
+//! Planning: a graph becomes a list of kernels with places for their operands, once; the plan is
+//! kept under the graph's structural hash and used again whenever the same structure comes back.
+
+mod graph;
+mod lower;
+mod memory;
+
+pub(crate) use graph::Graph;
+
+use crate::engine::{Kernel, engine};
+use crate::shape::Layout;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+
+/// Switches for tests and for hunting mistakes, read once from the environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// `FORNAX_FUSION=0`: every op its own kernel.
+    pub fusion: bool,
+    /// `FORNAX_FAST=0`: fused ops run by their definitions.
+    pub fast: bool,
+}
+
+thread_local! {
+    static OVERRIDE: std::cell::Cell<Option<Options>> = const { std::cell::Cell::new(None) };
+}
+
+/// The switches in force on this thread.
+pub fn options() -> Options {
+    static FROM_ENV: LazyLock<Options> = LazyLock::new(|| {
+        let on = |name: &str| std::env::var(name).as_deref() != Ok("0");
+        Options {
+            fusion: on("FORNAX_FUSION"),
+            fast: on("FORNAX_FAST"),
+        }
+    });
+    OVERRIDE.get().unwrap_or(*FROM_ENV)
+}
+
+/// Runs `f` with other switches on this thread.
+pub fn with_options<R>(options: Options, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Options>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            OVERRIDE.set(self.0);
+        }
+    }
+    let _restore = Restore(OVERRIDE.replace(Some(options)));
+    f()
+}
+
+/// Kernels in order, and where their operands lie.
+pub(crate) struct Plan {
+    pub steps: Vec<Step>,
+    /// Bytes of temporary memory.
+    pub arena: usize,
+    /// Memory that outlives the run, in bytes, or the leaf whose memory is taken over.
+    pub stores: Vec<Store>,
+    /// Nodes to give a value: node, where it lies, and its layout there.
+    pub outputs: Vec<(u32, Place, Layout)>,
+}
+
+/// One kernel and its operands.
+pub(crate) struct Step {
+    pub kernel: Box<dyn Kernel>,
+    pub args: SmallVec<[Place; 6]>,
+    pub slots: lower::SlotList,
+}
+
+/// Memory for an output.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Store {
+    /// Allocated for the run.
+    New(usize),
+    /// The memory of a leaf (a node's index), which nobody else holds.
+    TakeOver(u32),
+}
+
+/// Where an operand begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Place {
+    /// The value of a leaf (a node's index).
+    Leaf(u32),
+    /// Byte offset in the temporary memory.
+    Arena(usize),
+    /// An entry of [`Plan::stores`].
+    Store(u32),
+}
+
+/// Plans kept; beyond this many the least recently used half goes.
+const CACHE_CAP: usize = 1024;
+
+#[derive(Default)]
+struct Cache {
+    plans: HashMap<u128, (u64, Arc<Plan>)>,
+    clock: u64,
+}
+
+static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
+
+/// The plan for a graph: from the cache, or made now.
+pub(crate) fn plan_for(graph: &Graph) -> Arc<Plan> {
+    let options = options();
+    let key = graph.hash ^ ((options.fusion as u128) << 1 | options.fast as u128);
+    let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
+    cache.clock += 1;
+    let clock = cache.clock;
+    if let Some((used, plan)) = cache.plans.get_mut(&key) {
+        *used = clock;
+        return plan.clone();
+    }
+    let lowered = lower::lower(graph, options.fusion);
+    let plan = Arc::new(memory::place(graph, lowered, |spec| engine().compile(spec)));
+    if cache.plans.len() >= CACHE_CAP {
+        let mut ages: Vec<u64> = cache.plans.values().map(|(used, _)| *used).collect();
+        ages.sort_unstable();
+        let median = ages[ages.len() / 2];
+        cache.plans.retain(|_, (used, _)| *used > median);
+    }
+    cache.plans.insert(key, (clock, plan.clone()));
+    plan
+}

@@ -1,0 +1,150 @@
+//! The engine as a whole: laziness, plans, memory, gradients of gradients.
+
+use fornax_tensor::testing::assert_close;
+use fornax_tensor::*;
+
+fn t(v: &[f64], shape: impl Into<Shape>) -> Tensor {
+    Tensor::from_vec(v.to_vec(), shape)
+}
+
+#[test]
+fn a_small_network_learns() {
+    manual_seed(0);
+    let x = Tensor::randn([32, 4], DType::F32);
+    let truth = Tensor::randn([4, 1], DType::F32);
+    let y = x.matmul(&truth);
+    let mut w = Tensor::zeros([4, 1], DType::F32);
+    let mut first = None;
+    let mut last = 0.0;
+    for _ in 0..100 {
+        let (loss, grads) = value_and_grad(&w, |w| (x.matmul(w) - &y).square().mean(..));
+        w = &w - grads.get("").unwrap() * 0.1;
+        last = loss.item();
+        first.get_or_insert(last);
+    }
+    assert!(last < first.unwrap() * 1e-3, "{first:?} -> {last}");
+}
+
+#[test]
+fn views_of_views_read_right() {
+    let x = Tensor::arange(24, DType::F32).reshape([2, 3, 4]);
+    let y = x.permute([2, 0, 1]).slice(0, 3, isize::MIN, -2).flip(1);
+    let v = y.to_vec::<f32>();
+    assert_eq!(y.shape(), [2, 2, 3]);
+    assert_eq!(v, [15., 19., 23., 3., 7., 11., 13., 17., 21., 1., 5., 9.]);
+    // A reshape that strides cannot express copies.
+    let flat = y.reshape([12]) + 1.0;
+    assert_eq!(flat.to_vec::<f32>()[0], 16.0);
+}
+
+#[test]
+fn a_held_intermediate_is_computed_once_and_kept() {
+    let x = t(&[1., 2., 3.], [3]);
+    let y = x.exp();
+    let z = (&y * 2.0).sum(..);
+    z.eval();
+    assert!(y.is_evaluated());
+    assert_close(&y, &t(&[1f64.exp(), 2f64.exp(), 3f64.exp()], [3]), 1e-12);
+}
+
+#[test]
+fn one_reading_computes_everything_a_recording_yields() {
+    let w = t(&[1., 2.], [2]);
+    let (loss, grads) = value_and_grad(&w, |w| w.square().sum(..));
+    assert_eq!(loss.item(), 5.0);
+    assert!(grads.get("").unwrap().is_evaluated());
+}
+
+#[test]
+fn parameters_are_updated_in_place() {
+    let mut w = t(&[1., 2., 3.], [3]);
+    let mut places = Vec::new();
+    for _ in 0..4 {
+        let (loss, grads) = value_and_grad(&w, |w| w.square().sum(..));
+        w = &w - grads.into_iter().next().unwrap().1 * 0.1;
+        w.eval();
+        drop(loss);
+        places.push(format!("{:?}", w.to_vec::<f64>()));
+    }
+    assert_eq!(places.len(), 4);
+    assert_close(
+        &w,
+        &t(
+            &[0.8f64.powi(4), 2.0 * 0.8f64.powi(4), 3.0 * 0.8f64.powi(4)],
+            [3],
+        ),
+        1e-12,
+    );
+}
+
+#[test]
+fn a_chain_of_100_000_ops_builds_differentiates_runs_and_drops() {
+    let x = t(&[0.1, 0.2], [2]);
+    let (loss, grads) = value_and_grad(&x, |x| {
+        let mut y = x.clone();
+        for i in 0..100_000 {
+            y = if i % 2 == 0 { y * 1.0001 } else { y.sin() };
+        }
+        y.sum(..)
+    });
+    assert!(loss.item().is_finite());
+    assert!(
+        grads
+            .get("")
+            .unwrap()
+            .to_vec::<f64>()
+            .iter()
+            .all(|v| v.is_finite())
+    );
+}
+
+#[test]
+fn gradients_of_gradients() {
+    let x = t(&[0.7], [1]);
+    let third = grad(&x, |x| {
+        grad(x, |x| grad(x, |x| x.sin().sum(..)).sum(..)).sum(..)
+    });
+    assert_close(&third, &t(&[-(0.7f64.cos())], [1]), 1e-12);
+}
+
+#[test]
+fn checkpointing_changes_no_bit() {
+    manual_seed(3);
+    let (a, x) = (
+        Tensor::randn([8, 8], DType::F64),
+        Tensor::randn([4, 8], DType::F64),
+    );
+    let f = |save: bool, a: &Tensor| {
+        let layer = |h: &Tensor| h.matmul(a).tanh().exp();
+        let mut h = x.clone();
+        for _ in 0..3 {
+            h = if save {
+                checkpoint(|| layer(&h))
+            } else {
+                layer(&h)
+            };
+        }
+        h.sum(..)
+    };
+    let plain = grad(&a, |a| f(false, a));
+    let saved = grad(&a, |a| f(true, a));
+    assert_eq!(plain.to_vec::<f64>(), saved.to_vec::<f64>());
+}
+
+#[test]
+#[should_panic(expected = "does not depend on the parameter(s) 1")]
+fn an_unreached_parameter_is_named() {
+    let m = (t(&[1.], [1]), t(&[2.], [1]));
+    value_and_grad(&m, |m| m.0.sum(..));
+}
+
+#[test]
+fn a_bad_index_is_an_error_and_not_a_panic() {
+    let x = t(&[1., 2., 3.], [3]);
+    let bad = x.index_select(0, &Tensor::from_vec(vec![0i64, 3], [2]));
+    let message = bad.try_eval().unwrap_err().to_string();
+    assert!(
+        message.contains("index 3 is out of range for an axis of size 3"),
+        "{message}"
+    );
+}
