@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p fornax-tensor --example kernels [FILTER]`
 
+use fornax_tensor::cpu::conv::{ConvShape, Face, conv};
 use fornax_tensor::cpu::matmul::{Dims, Operand, matmul};
 use fornax_tensor::cpu::pool;
 use std::hint::black_box;
@@ -45,8 +46,8 @@ fn ceiling() -> f64 {
                 .fold(a, |s, &v| _mm512_add_ps(s, v));
             _mm512_reduce_add_ps(sum)
         }
-        // SAFETY: the feature has been detected.
         let t = best(|| {
+            // SAFETY: the feature has been detected.
             black_box(unsafe { spin(100_000) });
         });
         return 100_000.0 * 8.0 * 32.0 / t / 1e9;
@@ -179,6 +180,64 @@ fn main() {
                         false,
                         false,
                         gemm::Parallelism::None,
+                    );
+                }
+            });
+        }
+    }
+
+    for (batch, ins, outs, size, kernel, stride, groups, what) in [
+        (64, 1, 32, 28, 3, 1, 1, "lenet conv1"),
+        (64, 32, 64, 14, 3, 1, 1, "lenet conv2"),
+        (32, 3, 64, 32, 3, 1, 1, "resnet stem"),
+        (32, 64, 64, 32, 3, 1, 1, "resnet"),
+        (32, 64, 128, 32, 3, 2, 1, "resnet"),
+        (32, 128, 128, 16, 3, 1, 1, "resnet"),
+        (32, 256, 256, 8, 3, 1, 1, "resnet"),
+        (32, 512, 512, 4, 3, 1, 1, "resnet"),
+        (32, 256, 64, 16, 1, 1, 1, "bottleneck"),
+        (1, 64, 64, 56, 3, 1, 1, "inference"),
+        (1, 512, 512, 7, 3, 1, 1, "inference"),
+        (8, 96, 96, 28, 3, 1, 96, "depthwise"),
+    ] {
+        let s = ConvShape {
+            batch,
+            in_channels: ins,
+            out_channels: outs,
+            groups,
+            input: [size, size],
+            kernel: [kernel, kernel],
+            stride: [stride, stride],
+            padding: [(kernel / 2, kernel / 2); 2],
+            dilation: [1, 1],
+        };
+        let [oh, ow] = s.output();
+        let window = ins / groups * kernel * kernel;
+        let flop = 2.0 * (batch * outs * oh * ow * window) as f64;
+        let x = filled(batch * ins * size * size);
+        let w = filled(outs * window);
+        let y = filled(batch * outs * oh * ow);
+        for (face, a, b, out, which) in [
+            (Face::Output, &x, &w, &y, "y"),
+            (Face::InputGrad, &y, &w, &x, "dx"),
+            (Face::WeightGrad, &x, &y, &w, "dw"),
+        ] {
+            let out = vec![0f32; out.len()];
+            let name =
+                format!("{batch}x{ins}-{outs} {kernel}x{kernel}/{stride} {size}^2 {what} {which}");
+            report(&name, flop, &|| {
+                let after = |r| {
+                    black_box(r);
+                };
+                // SAFETY: the vectors have the sizes of the shape; nothing else reads `out`.
+                unsafe {
+                    conv(
+                        face,
+                        &s,
+                        a.as_ptr(),
+                        b.as_ptr(),
+                        out.as_ptr().cast_mut(),
+                        &after,
                     );
                 }
             });

@@ -1,6 +1,7 @@
 //! The CPU engine.
 
 mod access;
+pub mod conv;
 pub mod copy;
 mod engine;
 pub mod index;

@@ -127,42 +127,64 @@ impl<T: Float> Job<T> {
         }
     }
 
+    /// Rows of a tile when `rows` rows are shared out evenly.
+    fn height(&self, rows: usize, by_row: bool) -> usize {
+        let most = if by_row { MAX_ROWS_BY_ROW } else { MAX_ROWS }[self.vectors];
+        rows.div_ceil(rows.div_ceil(most))
+    }
+
+    /// Packs rows of `a`, elements `l..l + k` of each, to `dst` as tiles of `height` rows.
+    unsafe fn pack_a(&self, rows: Range<usize>, height: usize, l: usize, k: usize, dst: *mut T) {
+        let a = self.a;
+        for i in rows.clone().step_by(height) {
+            let lines = height.min(rows.end - i);
+            let src = a
+                .ptr
+                .wrapping_offset(i as isize * a.row + l as isize * a.col);
+            // SAFETY: these rows of the operand; their place in the copy.
+            unsafe {
+                let dst = dst.add((i - rows.start) * k);
+                panel(src, a.row, a.col, lines, k, dst, lines);
+            }
+        }
+    }
+
     /// Computes the given rows and panels of the output. `packed` holds all of `b`'s panels, or is
-    /// null if they are read in place.
+    /// null if they are read in place; `packed_a` is null or what [`prepack`] made, and then
+    /// `rows` starts at a tile.
+    #[allow(clippy::too_many_arguments)]
     unsafe fn compute(
         &self,
         rows: Range<usize>,
         panels: Range<usize>,
+        packed_a: *const T,
         packed: *const T,
         c: *mut T,
         c_row: isize,
         accumulate: bool,
     ) {
         let a = self.a;
-        let pack_a = panels.len() >= REUSE || (a.row != 1 && a.col != 1);
-        let by_row = !pack_a && a.row != 1;
-        let most = if by_row { MAX_ROWS_BY_ROW } else { MAX_ROWS }[self.vectors];
-        let tiles = rows.len().div_ceil(most);
-        let height = rows.len().div_ceil(tiles);
+        let ready = !packed_a.is_null();
+        let pack_a = !ready && (panels.len() >= REUSE || (a.row != 1 && a.col != 1));
+        let by_row = !pack_a && !ready && a.row != 1;
+        let height = match ready {
+            true => self.height(self.p, false),
+            false => self.height(rows.len(), by_row),
+        };
         let scratch = pack_a.then(|| Scratch::<T>::new(rows.len() * self.chunk));
         let width = self.width();
 
         let mut l = 0;
         while l < self.k {
             let k = self.chunk.min(self.k - l);
-            if let Some(scratch) = &scratch {
-                for i in rows.clone().step_by(height) {
-                    let lines = height.min(rows.end - i);
-                    let src = a
-                        .ptr
-                        .wrapping_offset(i as isize * a.row + l as isize * a.col);
-                    // SAFETY: these rows of the operand; their place in the scratch.
-                    unsafe {
-                        let dst = scratch.ptr().add((i - rows.start) * k);
-                        panel(src, a.row, a.col, lines, k, dst, lines);
-                    }
-                }
-            }
+            // Where the tile of row `i` is, if not read in place: at `tiles + i * k`.
+            let tiles = if let Some(scratch) = &scratch {
+                // SAFETY: these rows of the operand; the scratch has room for them.
+                unsafe { self.pack_a(rows.clone(), height, l, k, scratch.ptr()) };
+                scratch.ptr().cast_const().wrapping_sub(rows.start * k)
+            } else {
+                packed_a.wrapping_add(l * self.p)
+            };
             for j in panels.clone() {
                 let cols = width.min(self.q - j * width);
                 let vectors = cols.div_ceil(T::LANES);
@@ -176,16 +198,14 @@ impl<T: Float> Job<T> {
                 };
                 for i in rows.clone().step_by(height) {
                     let lines = height.min(rows.end - i);
-                    let (a, a_step) = match &scratch {
-                        Some(s) => (
-                            s.ptr().wrapping_add((i - rows.start) * k).cast_const(),
-                            lines as isize,
-                        ),
-                        None => (
-                            a.ptr
-                                .wrapping_offset(i as isize * a.row + l as isize * a.col),
+                    let (a, a_step) = if ready || pack_a {
+                        (tiles.wrapping_add(i * k), lines as isize)
+                    } else {
+                        let at = i as isize * a.row + l as isize * a.col;
+                        (
+                            a.ptr.wrapping_offset(at),
                             if by_row { a.row } else { a.col },
-                        ),
+                        )
                     };
                     let tile = Tile {
                         k,
@@ -212,12 +232,81 @@ impl<T: Float> Job<T> {
         }
     }
 
+    /// A copy of all of `a`, chunk after chunk of its columns, each in tiles of rows.
+    unsafe fn prepack(&self) -> Scratch<T> {
+        let out = Scratch::<T>::new(self.p * self.k);
+        let height = self.height(self.p, false);
+        for l in (0..self.k).step_by(self.chunk) {
+            let k = self.chunk.min(self.k - l);
+            // SAFETY: all rows, one chunk; the copy has room for all of them.
+            unsafe { self.pack_a(0..self.p, height, l, k, out.ptr().add(l * self.p)) };
+        }
+        out
+    }
+
     /// The cuts of the `p` rows into tasks: how many rows each takes.
     fn task_rows(&self) -> usize {
         let work = self.p * self.q * self.k;
         let most = (work / TASK).min(self.p / 8).max(1);
         let few = self.p.div_ceil(TASK_ROWS).max(4);
         self.p.div_ceil(few.next_multiple_of(4).min(most))
+    }
+}
+
+/// A first operand that is used many times, packed once. See [`super::float::Left`].
+pub struct Packed<T> {
+    job: Job<T>,
+    copy: Option<Scratch<T>>,
+}
+
+impl<T: Float> Packed<T> {
+    /// Packs `a` (`p x k`) for products with `q` columns.
+    ///
+    /// # Safety
+    /// `a` must be readable, now and while the result is used; AVX-512F is needed.
+    pub unsafe fn new(p: usize, q: usize, k: usize, a: Matrix<T>) -> Self {
+        // The second operand comes in packed panels.
+        let b = Matrix {
+            ptr: std::ptr::null(),
+            row: 0,
+            col: 1,
+        };
+        let job = Job::plan(p, q, k, a, b, false);
+        // SAFETY: passed on from the caller.
+        let copy = (p > 2).then(|| unsafe { job.prepack() });
+        Packed { job, copy }
+    }
+
+    /// Columns of a panel.
+    pub fn width(&self) -> usize {
+        self.job.width()
+    }
+
+    /// Rows of a tile.
+    pub fn height(&self) -> usize {
+        self.job.height(self.job.p, false)
+    }
+
+    /// The given rows (from a tile's start) and panels of the product; `b` holds these panels.
+    ///
+    /// # Safety
+    /// `b` must hold `k` rows of [`width`](Self::width) for each panel; `c` is the output's
+    /// element (0, 0), writable at the rows and columns named.
+    pub unsafe fn multiply(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        b: *const T,
+        c: *mut T,
+        c_row: isize,
+    ) {
+        let b = b.wrapping_sub(panels.start * self.width() * self.job.k);
+        let a = self
+            .copy
+            .as_ref()
+            .map_or(std::ptr::null(), |c| c.ptr().cast_const());
+        // SAFETY: passed on from the caller.
+        unsafe { self.job.compute(rows, panels, a, b, c, c_row, false) }
     }
 }
 
@@ -240,6 +329,7 @@ pub unsafe fn block<T: Float>(
     let packed = job
         .pack_b
         .then(|| Scratch::new(job.panels() * job.width() * k));
+    let null = std::ptr::null();
     // SAFETY: passed on from the caller.
     unsafe {
         if let Some(packed) = &packed {
@@ -251,10 +341,26 @@ pub unsafe fn block<T: Float>(
         if job.swap {
             let turned = Scratch::<T>::new(job.p * job.q);
             let q = job.q as isize;
-            job.compute(0..job.p, 0..job.panels(), packed, turned.ptr(), q, false);
+            job.compute(
+                0..job.p,
+                0..job.panels(),
+                null,
+                packed,
+                turned.ptr(),
+                q,
+                false,
+            );
             turn(turned.ptr(), q, job.p, job.q, c, c_row);
         } else {
-            job.compute(0..job.p, 0..job.panels(), packed, c, c_row, accumulate);
+            job.compute(
+                0..job.p,
+                0..job.panels(),
+                null,
+                packed,
+                c,
+                c_row,
+                accumulate,
+            );
         }
     }
 }
@@ -319,6 +425,7 @@ pub unsafe fn parallel<T: Float>(
     let turned = job.swap.then(|| Scratch::<T>::new(m * n));
     let target = Out(turned.as_ref().map_or(out, |s| s.ptr()));
     let row = job.q;
+    let null = || std::ptr::null();
     if job.p >= 32 || panels < 4 {
         pool::run_chunks(job.p, job.task_rows(), |r| {
             let (source, target) = (&source, &target);
@@ -327,6 +434,7 @@ pub unsafe fn parallel<T: Float>(
                 job.compute(
                     r.clone(),
                     0..panels,
+                    null(),
                     source.0,
                     target.0,
                     row as isize,
@@ -342,7 +450,18 @@ pub unsafe fn parallel<T: Float>(
         pool::run_chunks(panels, each.max(panels.div_ceil(16)), |r| {
             let (source, target) = (&source, &target);
             // SAFETY: each panel of the output is written by one task.
-            unsafe { job.compute(0..job.p, r.clone(), source.0, target.0, row as isize, false) };
+            unsafe {
+                let c = target.0;
+                job.compute(
+                    0..job.p,
+                    r.clone(),
+                    null(),
+                    source.0,
+                    c,
+                    row as isize,
+                    false,
+                );
+            }
             if !job.swap {
                 let cols = r.start * job.width()..(r.end * job.width()).min(row);
                 for i in 0..job.p {

@@ -4,6 +4,7 @@
 use super::engine;
 use super::{After, Matrix, Problem, Scalar};
 use crate::cpu::pool;
+use std::ops::Range;
 
 /// Batches of products with fewer multiply-adds than this are shared out whole.
 const WHOLE: usize = 4_000_000;
@@ -109,12 +110,110 @@ macro_rules! floats {
     )*};
 }
 
+/// A first operand (`p x k`) that is used for many products with `q` columns. Their second operand
+/// comes in panels of [`width`](Self::width) columns, each panel row-major.
+pub(in crate::cpu) struct Left<T> {
+    p: usize,
+    q: usize,
+    k: usize,
+    a: Matrix<T>,
+    #[cfg(target_arch = "x86_64")]
+    packed: Option<engine::Packed<T>>,
+}
+
+impl<T: Block> Left<T> {
+    /// Prepares `a`.
+    ///
+    /// # Safety
+    /// `a` must be readable, now and while the result is used.
+    pub unsafe fn new(p: usize, q: usize, k: usize, a: Matrix<T>) -> Self {
+        Left {
+            p,
+            q,
+            k,
+            a,
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: passed on from the caller, and the feature was looked for.
+            packed: avx512().then(|| unsafe { engine::Packed::new(p, q, k, a) }),
+        }
+    }
+
+    /// Columns of a panel of the second operand.
+    pub fn width(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(packed) = &self.packed {
+            return packed.width();
+        }
+        self.q.min(256)
+    }
+
+    /// Tasks may split the rows at multiples of this.
+    pub fn height(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(packed) = &self.packed {
+            return packed.height();
+        }
+        self.p.min(16)
+    }
+
+    /// Writes the given rows and panels of the product; `b` holds the panels named.
+    ///
+    /// # Safety
+    /// `b` must be readable for `k * width` elements a panel; `c`, the output's element (0, 0),
+    /// writable at the rows and columns named, rows `c_row` apart.
+    pub unsafe fn multiply(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        b: *const T,
+        c: *mut T,
+        c_row: isize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(packed) = &self.packed {
+            // SAFETY: passed on from the caller.
+            return unsafe { packed.multiply(rows, panels, b, c, c_row) };
+        }
+        let width = self.width();
+        for (i, panel) in panels.enumerate() {
+            let cols = width.min(self.q - panel * width);
+            let a = Matrix {
+                ptr: self.a.ptr.wrapping_offset(rows.start as isize * self.a.row),
+                ..self.a
+            };
+            let b = Matrix {
+                ptr: b.wrapping_add(i * width * self.k),
+                row: width as isize,
+                col: 1,
+            };
+            let c = c
+                .wrapping_offset(rows.start as isize * c_row)
+                .wrapping_add(panel * width);
+            // SAFETY: passed on from the caller.
+            unsafe { T::block(rows.len(), cols, self.k, a, b, c, c_row, false) };
+        }
+    }
+}
+
 struct Out<T>(*mut T);
 // SAFETY: tasks write disjoint rows.
 unsafe impl<T> Sync for Out<T> {}
 
+/// What the element types of [`Block`] can do.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::cpu) trait Base:
+    Scalar + engine::Float + std::ops::Add<Output = Self>
+{
+}
+#[cfg(target_arch = "x86_64")]
+impl<T: Scalar + engine::Float + std::ops::Add<Output = Self>> Base for T {}
+#[cfg(not(target_arch = "x86_64"))]
+pub(in crate::cpu) trait Base: Scalar + std::ops::Add<Output = Self> {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<T: Scalar + std::ops::Add<Output = Self>> Base for T {}
+
 /// The product of one pair of matrices.
-pub(in crate::cpu) trait Block: Scalar {
+pub(in crate::cpu) trait Block: Base {
     /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread.
     ///
     /// # Safety

@@ -12,8 +12,7 @@ mod other;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 
-#[allow(unused_imports)] // for convolution, which comes next
-pub(super) use float::Block;
+pub(super) use float::{Block, Left};
 
 use super::storage::Storage;
 use crate::DType;
@@ -98,7 +97,7 @@ unsafe impl<T> Sync for Matrix<T> {}
 unsafe impl<T> Send for Matrix<T> {}
 
 impl<T> Matrix<T> {
-    fn transpose(self) -> Self {
+    pub fn transpose(self) -> Self {
         Matrix {
             ptr: self.ptr,
             row: self.col,

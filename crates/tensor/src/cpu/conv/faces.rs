@@ -1,0 +1,378 @@
+//! The three faces as products with columns.
+
+use super::columns::{SLACK, Walk};
+use super::{ConvShape, Face, Ptr};
+use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
+use crate::cpu::pool;
+use std::ops::Range;
+
+/// The least number of multiply-adds for a task of its own.
+const TASK: usize = 60_000;
+/// Bytes of columns that a task lays out at once, leaving half of a second-level cache.
+const COLUMNS: usize = 256 << 10;
+
+/// # Safety
+/// As for [`conv`](super::conv); nothing is empty.
+pub unsafe fn run<T: Block>(
+    face: Face,
+    s: &ConvShape,
+    a: *const T,
+    b: *const T,
+    out: *mut T,
+    after: After<'_>,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match face {
+            Face::Output => correlate(&Correlation::output(s), a, b, out, after),
+            Face::InputGrad if s.stride == [1, 1] => {
+                let turned = turn_weights(s, b);
+                correlate(&Correlation::input_grad(s), a, turned.ptr(), out, after);
+            }
+            Face::InputGrad => input_grad(s, a, b, out, after),
+            Face::WeightGrad => weight_grad(s, a, b, out, after),
+        }
+    }
+}
+
+fn signed(padding: [(usize, usize); 2]) -> [(isize, isize); 2] {
+    padding.map(|(lo, hi)| (lo as isize, hi as isize))
+}
+
+fn walk(s: &ConvShape) -> Walk {
+    Walk {
+        image: s.input,
+        padding: signed(s.padding),
+        kernel: s.kernel,
+        stride: s.stride,
+        dilation: s.dilation,
+        output: s.output(),
+    }
+}
+
+/// `y[n, g, o, p] = sum_k w[g, o, k] * columns(x[n, g])[k, p]`.
+struct Correlation {
+    batch: usize,
+    groups: usize,
+    /// Channels per group.
+    ins: usize,
+    outs: usize,
+    walk: Walk,
+}
+
+impl Correlation {
+    fn output(s: &ConvShape) -> Self {
+        Correlation {
+            batch: s.batch,
+            groups: s.groups,
+            ins: s.group_in(),
+            outs: s.group_out(),
+            walk: walk(s),
+        }
+    }
+
+    /// With stride 1 the input's gradient is itself a correlation of the output's gradient, with
+    /// the kernel turned by half a circle.
+    fn input_grad(s: &ConvShape) -> Self {
+        Correlation {
+            batch: s.batch,
+            groups: s.groups,
+            ins: s.group_out(),
+            outs: s.group_in(),
+            walk: Walk {
+                image: s.output(),
+                padding: std::array::from_fn(|d| {
+                    let reach = (s.dilation[d] * (s.kernel[d] - 1)) as isize;
+                    let (lo, hi) = s.padding[d];
+                    (reach - lo as isize, reach - hi as isize)
+                }),
+                kernel: s.kernel,
+                stride: [1, 1],
+                dilation: s.dilation,
+                output: s.input,
+            },
+        }
+    }
+}
+
+/// `[g, o, c, ky, kx]` to `[g, c, o, -ky, -kx]`.
+unsafe fn turn_weights<T: Block>(s: &ConvShape, w: *const T) -> Scratch<T> {
+    let (outs, ins, taps) = (s.group_out(), s.group_in(), s.kernel[0] * s.kernel[1]);
+    let turned = Scratch::<T>::new(s.groups * outs * ins * taps);
+    for g in 0..s.groups {
+        for c in 0..ins {
+            for o in 0..outs {
+                // SAFETY: all of the weights, each once.
+                unsafe {
+                    let from = w.add(((g * outs + o) * ins + c) * taps);
+                    let to = turned.ptr().add(((g * ins + c) * outs + o) * taps);
+                    for t in 0..taps {
+                        *to.add(t) = *from.add(taps - 1 - t);
+                    }
+                }
+            }
+        }
+    }
+    turned
+}
+
+unsafe fn correlate<T: Block>(
+    c: &Correlation,
+    x: *const T,
+    w: *const T,
+    y: *mut T,
+    after: After<'_>,
+) {
+    let walk = &c.walk;
+    let image = walk.image[0] * walk.image[1];
+    let positions = walk.positions();
+    let taps = walk.kernel[0] * walk.kernel[1];
+    let k = c.ins * taps;
+    let lefts: Vec<Left<T>> = (0..c.groups)
+        .map(|g| {
+            let a = Matrix {
+                ptr: w.wrapping_add(g * c.outs * k),
+                row: k as isize,
+                col: 1,
+            };
+            // SAFETY: the weights of group `g`.
+            unsafe { Left::new(c.outs, positions, k, a) }
+        })
+        .collect();
+    let (width, height) = (lefts[0].width(), lefts[0].height());
+    let panels = positions.div_ceil(width);
+
+    // A unit is one group of one image. Small units are joined into tasks; when there are few
+    // units, each is cut by positions, then by output channels.
+    let units = c.batch * c.groups;
+    let work = c.outs * positions * k;
+    let pieces = (8usize.div_ceil(units)).min(work / TASK + 1);
+    let cuts = pieces.min(panels);
+    let cut = panels.div_ceil(cuts);
+    let cuts = panels.div_ceil(cut);
+    let tiles = c.outs.div_ceil(height);
+    let rows = tiles.div_ceil((pieces / cuts).clamp(1, tiles)) * height;
+    let row_cuts = c.outs.div_ceil(rows);
+    let whole = cuts * row_cuts == 1;
+    let joined = if whole { (TASK / work).max(1) } else { 1 };
+
+    let padded_len = c.ins * walk.padded_len() + SLACK;
+    let at_once = (COLUMNS / (k * width * size_of::<T>())).max(1);
+    let (x, y) = (Ptr(x.cast_mut()), Ptr(y));
+    pool::run_chunks(units * cuts * row_cuts, joined, |tasks| {
+        let (x, y) = (&x, &y);
+        let padded = Scratch::<T>::new(padded_len);
+        let columns = Scratch::<T>::new(at_once.min(cut) * k * width + SLACK);
+        for task in tasks.clone() {
+            let (unit, piece) = (task / (cuts * row_cuts), task % (cuts * row_cuts));
+            let (from, o) = (piece % cuts * cut, piece / cuts * rows);
+            let some_panels = from..panels.min(from + cut);
+            let some_rows = o..c.outs.min(o + rows);
+            let left = &lefts[unit % c.groups];
+            // SAFETY: unit `unit` of the input; the rows and panels of the output that only this
+            // task writes; scratch of the sizes needed.
+            unsafe {
+                walk.pad(x.0.add(unit * c.ins * image), c.ins, padded.ptr());
+                padded.ptr().add(padded_len - SLACK).write_bytes(0, SLACK);
+                let out = y.0.add(unit * c.outs * positions);
+                for first in some_panels.clone().step_by(at_once) {
+                    let now = first..some_panels.end.min(first + at_once);
+                    let range = now.start * width..positions.min(now.end * width);
+                    walk.columns(padded.ptr(), c.ins, range, width, columns.ptr());
+                    let rows = some_rows.clone();
+                    left.multiply(rows, now, columns.ptr(), out, positions as isize);
+                }
+            }
+            if !whole {
+                let cols = from * width..positions.min(some_panels.end * width);
+                for o in some_rows {
+                    let at = (unit * c.outs + o) * positions;
+                    after(at + cols.start..at + cols.end);
+                }
+            }
+        }
+        if whole {
+            let size = c.outs * positions;
+            after(tasks.start * size..tasks.end * size);
+        }
+    });
+}
+
+/// The input's gradient for any stride: the gradients of the columns, added back.
+unsafe fn input_grad<T: Block>(
+    s: &ConvShape,
+    dy: *const T,
+    w: *const T,
+    dx: *mut T,
+    after: After<'_>,
+) {
+    let walk = walk(s);
+    let (outs, ins, k) = (s.group_out(), s.group_in(), s.window());
+    let taps = s.kernel[0] * s.kernel[1];
+    let (image, positions) = (s.input[0] * s.input[1], walk.positions());
+    let units = s.batch * s.groups;
+    // Channels per task: their columns should fit in the cache, and all threads have some.
+    let fit = (COLUMNS / (taps * positions * size_of::<T>())).max(1);
+    let share = (ins * units).div_ceil(8).max(1);
+    let some = fit.min(share).min(ins);
+    let cuts = ins.div_ceil(some);
+    let (dy, w, dx) = (Ptr(dy.cast_mut()), Ptr(w.cast_mut()), Ptr(dx));
+    pool::run(units * cuts, |task| {
+        let (dy, w, dx) = (&dy, &w, &dx);
+        let (unit, c) = (task / cuts, task % cuts * some);
+        let channels = some.min(ins - c);
+        let columns = Scratch::<T>::new(channels * taps * positions);
+        let group = unit % s.groups;
+        let start = (unit * ins + c) * image;
+        // SAFETY: the weights of these channels, the unit's gradient, and the channels of `dx`
+        // that only this task writes.
+        unsafe {
+            let a = Matrix {
+                ptr: w.0.add(group * outs * k + c * taps).cast_const(),
+                row: 1,
+                col: k as isize,
+            };
+            let b = Matrix {
+                ptr: dy.0.add(unit * outs * positions).cast_const(),
+                row: positions as isize,
+                col: 1,
+            };
+            let (m, to) = (channels * taps, columns.ptr());
+            T::block(m, positions, outs, a, b, to, positions as isize, false);
+            dx.0.add(start).write_bytes(0, channels * image);
+            walk.add_back(columns.ptr(), channels, dx.0.add(start));
+        }
+        after(start..start + channels * image);
+    });
+}
+
+/// The weights' gradient: for each group of channels, products of columns and output gradients
+/// summed over the images; where there are few such groups, the images are cut into fixed parts
+/// whose sums are added in order.
+unsafe fn weight_grad<T: Block>(
+    s: &ConvShape,
+    x: *const T,
+    dy: *const T,
+    dw: *mut T,
+    after: After<'_>,
+) {
+    let walk = walk(s);
+    let (outs, ins) = (s.group_out(), s.group_in());
+    let taps = s.kernel[0] * s.kernel[1];
+    let (image, positions) = (s.input[0] * s.input[1], walk.positions());
+    let k = s.window();
+    // Channels per task: their sums should fit in the cache.
+    let fit = (COLUMNS / (taps * outs * size_of::<T>())).max(1);
+    let cuts = ins.div_ceil(fit);
+    let some = ins.div_ceil(cuts);
+    let cuts = ins.div_ceil(some);
+    let parts = 8usize.div_ceil(s.groups * cuts).min(s.batch);
+    let per_part = s.batch.div_ceil(parts);
+    let parts = s.batch.div_ceil(per_part);
+    // The sums lie as `[o, k]` or, where that fills vectors better, as `[k, o]`.
+    let turned = outs >= 16 || outs >= some * taps;
+    let size = some * taps * outs;
+    let sums = Scratch::<T>::new(parts * s.groups * cuts * size);
+    let (x, dy, to) = (Ptr(x.cast_mut()), Ptr(dy.cast_mut()), Ptr(sums.ptr()));
+    // Columns of a few channels at a time.
+    let step = (COLUMNS / (taps * positions * size_of::<T>())).clamp(1, some);
+    let padded_len = step * walk.padded_len() + SLACK;
+    pool::run(parts * s.groups * cuts, |task| {
+        let (x, dy, to) = (&x, &dy, &to);
+        let (part, rest) = (task / (s.groups * cuts), task % (s.groups * cuts));
+        let (group, c) = (rest / cuts, rest % cuts * some);
+        let channels = some.min(ins - c);
+        let rows = channels * taps;
+        let images = part * per_part..s.batch.min((part + 1) * per_part);
+        let direct = walk.is_pointwise();
+        let padded = Scratch::<T>::new(if direct { 0 } else { padded_len });
+        let columns = Scratch::<T>::new(if direct {
+            0
+        } else {
+            step * taps * positions + SLACK
+        });
+        for n in images.clone() {
+            let unit = n * s.groups + group;
+            for first in (0..channels).step_by(step) {
+                let now = step.min(channels - first);
+                // SAFETY: channels of image `n`; scratch of the sizes needed; the sums of this
+                // task.
+                unsafe {
+                    let src = x.0.add((unit * ins + c + first) * image);
+                    let cols = if direct {
+                        src.cast_const()
+                    } else {
+                        walk.pad(src, now, padded.ptr());
+                        padded
+                            .ptr()
+                            .add(now * walk.padded_len())
+                            .write_bytes(0, SLACK);
+                        let all = 0..positions;
+                        walk.columns(padded.ptr(), now, all, positions, columns.ptr());
+                        columns.ptr().cast_const()
+                    };
+                    let grads = Matrix {
+                        ptr: dy.0.add(unit * outs * positions).cast_const(),
+                        row: positions as isize,
+                        col: 1,
+                    };
+                    let cols = Matrix {
+                        ptr: cols,
+                        row: positions as isize,
+                        col: 1,
+                    };
+                    let sums = to.0.add(task * size);
+                    let more = n > images.start;
+                    let at = first * taps;
+                    if turned {
+                        let c = sums.add(at * outs);
+                        let b = grads.transpose();
+                        T::block(now * taps, outs, positions, cols, b, c, outs as isize, more);
+                    } else {
+                        let (c, b) = (sums.add(at), cols.transpose());
+                        T::block(
+                            outs,
+                            now * taps,
+                            positions,
+                            grads,
+                            b,
+                            c,
+                            rows as isize,
+                            more,
+                        );
+                    }
+                }
+            }
+        }
+    });
+    // Add the parts in order, and put them where they belong.
+    let (from, out) = (Ptr(sums.ptr()), Ptr(dw));
+    let chunk = 16_384usize.div_ceil(k * parts);
+    pool::run_chunks(s.out_channels, chunk, |range: Range<usize>| {
+        let (from, out) = (&from, &out);
+        for o in range.clone() {
+            let (group, o_in) = (o / outs, o % outs);
+            for cut in 0..cuts {
+                let c = cut * some;
+                let rows = some.min(ins - c) * taps;
+                for r in 0..rows {
+                    let at = if turned {
+                        r * outs + o_in
+                    } else {
+                        o_in * rows + r
+                    };
+                    // SAFETY: one element of every part; this task's own element of `dw`.
+                    unsafe {
+                        let base = (group * cuts + cut) * size + at;
+                        let mut sum = *from.0.add(base);
+                        for part in 1..parts {
+                            sum = sum + *from.0.add(part * s.groups * cuts * size + base);
+                        }
+                        *out.0.add(o * k + c * taps + r) = sum;
+                    }
+                }
+            }
+        }
+        after(range.start * k..range.end * k);
+    });
+}

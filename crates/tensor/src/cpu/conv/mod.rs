@@ -1,0 +1,261 @@
+//! Convolution over `[batch, channels, height, width]`, in three faces: the output and the
+//! gradients of both operands.
+//!
+//! A convolution is a matrix product with the matrix of columns, in which column `p` lists the
+//! inputs that output position `p` sees. That matrix is never made whole: each task lays out the
+//! panels that it is about to multiply, so that they stay in its cache. One-dimensional convolution
+//! has height 1.
+
+mod columns;
+mod faces;
+
+use super::matmul::After;
+use super::pool;
+use super::storage::Storage;
+use crate::DType;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// The sizes of a convolution of `[batch, in_channels, h, w]` with weights
+/// `[out_channels, in_channels / groups, kh, kw]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Number of images.
+    pub batch: usize,
+    /// Channels of the input; a multiple of `groups`.
+    pub in_channels: usize,
+    /// Channels of the output; a multiple of `groups`.
+    pub out_channels: usize,
+    /// The channels are cut into so many groups that do not see each other.
+    pub groups: usize,
+    /// Height and width of the input.
+    pub input: [usize; 2],
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// Step of the kernel, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros before and after, per dimension.
+    pub padding: [(usize, usize); 2],
+    /// Distance between the kernel's elements, at least 1.
+    pub dilation: [usize; 2],
+}
+
+impl ConvShape {
+    /// Height and width of the output (0 where the kernel does not fit).
+    pub fn output(&self) -> [usize; 2] {
+        std::array::from_fn(|d| {
+            let (lo, hi) = self.padding[d];
+            let span = self.dilation[d] * self.kernel[d].saturating_sub(1) + 1;
+            let padded = self.input[d] + lo + hi;
+            padded
+                .checked_sub(span)
+                .map_or(0, |x| x / self.stride[d] + 1)
+        })
+    }
+
+    /// Input channels of a group.
+    fn group_in(&self) -> usize {
+        self.in_channels / self.groups
+    }
+
+    /// Output channels of a group.
+    fn group_out(&self) -> usize {
+        self.out_channels / self.groups
+    }
+
+    /// Weights of one output channel.
+    fn window(&self) -> usize {
+        self.group_in() * self.kernel[0] * self.kernel[1]
+    }
+
+    /// Elements of the input, of the weights and of the output.
+    fn sizes(&self) -> [usize; 3] {
+        let [oh, ow] = self.output();
+        [
+            self.batch * self.in_channels * self.input[0] * self.input[1],
+            self.out_channels * self.window(),
+            self.batch * self.out_channels * oh * ow,
+        ]
+    }
+}
+
+/// Which of the three related tensors a convolution computes from the other two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Face {
+    /// The output, from input and weights.
+    Output,
+    /// The gradient of the input, from the output's gradient and the weights.
+    InputGrad,
+    /// The gradient of the weights, from the input and the output's gradient.
+    WeightGrad,
+}
+
+impl Face {
+    /// Elements of the two operands and of the result.
+    fn sizes(self, s: &ConvShape) -> [usize; 3] {
+        let [x, w, y] = s.sizes();
+        match self {
+            Face::Output => [x, w, y],
+            Face::InputGrad => [y, w, x],
+            Face::WeightGrad => [x, y, w],
+        }
+    }
+}
+
+/// An element type that has convolutions: the floats.
+pub trait ConvScalar: crate::Element {
+    #[doc(hidden)]
+    /// # Safety
+    /// As [`conv`].
+    unsafe fn run(
+        face: Face,
+        s: &ConvShape,
+        a: *const Self,
+        b: *const Self,
+        out: *mut Self,
+        after: After<'_>,
+    );
+}
+
+/// Computes one face of a convolution; see [`Face`] for what `a`, `b` and `out` are.
+///
+/// All three are contiguous. `after` is called for disjoint ranges of linear output indices that
+/// cover the output, each once it is final. Half-precision operands are accumulated in `f32` and
+/// rounded once.
+///
+/// # Safety
+/// `a` and `b` must be readable and `out` writable for the sizes in `s`, and `out` must overlap
+/// neither.
+pub unsafe fn conv<T: ConvScalar>(
+    face: Face,
+    s: &ConvShape,
+    a: *const T,
+    b: *const T,
+    out: *mut T,
+    after: After<'_>,
+) {
+    let [a_len, b_len, len] = face.sizes(s);
+    if len == 0 {
+        return;
+    }
+    if a_len == 0 || b_len == 0 {
+        let zero = T::from_f64(0.0);
+        // SAFETY: `out` has `len` elements.
+        (0..len).for_each(|i| unsafe { out.add(i).write(zero) });
+        return after(0..len);
+    }
+    // SAFETY: passed on from the caller.
+    unsafe { T::run(face, s, a, b, out, after) }
+}
+
+/// [`conv`] on untyped pointers, all of `dtype`. Panics if it is not a float type.
+///
+/// # Safety
+/// As for [`conv`], with all pointers aligned for `dtype`.
+pub unsafe fn conv_dyn(
+    dtype: DType,
+    face: Face,
+    s: &ConvShape,
+    a: *const u8,
+    b: *const u8,
+    out: *mut u8,
+    after: After<'_>,
+) {
+    macro_rules! go {
+        ($t:ty) => {
+            // SAFETY: passed on from the caller.
+            unsafe { conv::<$t>(face, s, a.cast(), b.cast(), out.cast(), after) }
+        };
+    }
+    match dtype {
+        DType::F16 => go!(f16),
+        DType::BF16 => go!(bf16),
+        DType::F32 => go!(f32),
+        DType::F64 => go!(f64),
+        other => panic!("convolution: not defined for {other}"),
+    }
+}
+
+macro_rules! floats {
+    ($($t:ty)*) => {$(
+        impl ConvScalar for $t {
+            unsafe fn run(
+                face: Face,
+                s: &ConvShape,
+                a: *const Self,
+                b: *const Self,
+                out: *mut Self,
+                after: After<'_>,
+            ) {
+                // SAFETY: passed on from the caller.
+                unsafe { faces::run(face, s, a, b, out, after) }
+            }
+        }
+    )*};
+}
+floats! { f32 f64 }
+
+macro_rules! halves {
+    ($($t:ty)*) => {$(
+        impl ConvScalar for $t {
+            unsafe fn run(
+                face: Face,
+                s: &ConvShape,
+                a: *const Self,
+                b: *const Self,
+                out: *mut Self,
+                after: After<'_>,
+            ) {
+                let widen = |src: *const Self, len: usize| {
+                    let wide = Storage::alloc(len * 4);
+                    let (from, to) = (Ptr(src.cast_mut()), Ptr(wide.as_ptr().cast::<f32>()));
+                    pool::run_chunks(len, 1 << 15, |r| {
+                        let (from, to) = (&from, &to);
+                        // SAFETY: each range of the copy is written by one task.
+                        unsafe { from.slice(&r).convert_to_f32_slice(to.slice_mut(&r)) };
+                    });
+                    wide
+                };
+                let [a_len, b_len, len] = face.sizes(s);
+                let (a, b) = (widen(a, a_len), widen(b, b_len));
+                let wide = Storage::alloc(len * 4);
+                let (from, to) = (Ptr(wide.as_ptr().cast::<f32>()), Ptr(out));
+                let round = |r: Range<usize>| {
+                    let (from, to) = (&from, &to);
+                    // SAFETY: the range is final and this task's own.
+                    unsafe { to.slice_mut(&r).convert_from_f32_slice(from.slice(&r)) };
+                    after(r);
+                };
+                let (a, b) = (a.as_ptr().cast::<f32>(), b.as_ptr().cast::<f32>());
+                // SAFETY: the blocks have the sizes of the operands and of the result.
+                unsafe { faces::run(face, s, a, b, from.0, &round) }
+            }
+        }
+    )*};
+}
+halves! { f16 bf16 }
+
+/// A pointer that tasks share.
+struct Ptr<T>(*mut T);
+// SAFETY: tasks write disjoint parts of what it points to.
+unsafe impl<T> Sync for Ptr<T> {}
+
+impl<T> Ptr<T> {
+    /// # Safety
+    /// The range must be readable, and not written meanwhile.
+    unsafe fn slice(&self, r: &Range<usize>) -> &[T] {
+        // SAFETY: passed on from the caller.
+        unsafe { std::slice::from_raw_parts(self.0.add(r.start), r.len()) }
+    }
+    /// # Safety
+    /// The range must be the caller's alone.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn slice_mut(&self, r: &Range<usize>) -> &mut [T] {
+        // SAFETY: passed on from the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(r.start), r.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

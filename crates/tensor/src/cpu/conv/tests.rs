@@ -1,0 +1,291 @@
+use super::*;
+use std::sync::Mutex;
+
+/// Numbers in [-1, 1) with few significant bits.
+fn numbers(len: usize, seed: u64) -> Vec<f64> {
+    let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            ((s >> 40) as i32 % 256 - 128) as f64 / 128.0
+        })
+        .collect()
+}
+
+/// Calls `f(x index, w index, y index)` for every term of the convolution.
+fn terms(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+    let [oh, ow] = s.output();
+    let (ins, outs) = (s.group_in(), s.group_out());
+    for n in 0..s.batch {
+        for o in 0..s.out_channels {
+            for c in 0..ins {
+                for (oy, ox) in (0..oh * ow).map(|p| (p / ow, p % ow)) {
+                    for (ky, kx) in
+                        (0..s.kernel[0] * s.kernel[1]).map(|t| (t / s.kernel[1], t % s.kernel[1]))
+                    {
+                        let y = (oy * s.stride[0] + ky * s.dilation[0]).checked_sub(s.padding[0].0);
+                        let x = (ox * s.stride[1] + kx * s.dilation[1]).checked_sub(s.padding[1].0);
+                        let (Some(y), Some(x)) = (y, x) else { continue };
+                        if y < s.input[0] && x < s.input[1] {
+                            let channel = n * s.in_channels + o / outs * ins + c;
+                            f(
+                                (channel * s.input[0] + y) * s.input[1] + x,
+                                ((o * ins + c) * s.kernel[0] + ky) * s.kernel[1] + kx,
+                                ((n * s.out_channels + o) * oh + oy) * ow + ox,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn run<T: ConvScalar>(face: Face, s: &ConvShape, a: &[T], b: &[T]) -> Vec<T> {
+    let len = face.sizes(s)[2];
+    let mut out = vec![T::from_f64(77.0); len];
+    let ranges = Mutex::new(Vec::new());
+    let after = |r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end));
+    // SAFETY: the vectors have the sizes of the shape.
+    unsafe { conv(face, s, a.as_ptr(), b.as_ptr(), out.as_mut_ptr(), &after) };
+    let mut ranges = ranges.into_inner().unwrap();
+    ranges.sort_unstable();
+    let end = ranges.iter().fold(0, |next, &(start, end)| {
+        assert!(start == next && end > start, "{face:?} {s:?}");
+        end
+    });
+    assert_eq!(end, len);
+    out
+}
+
+fn check<T: ConvScalar>(s: &ConvShape, tol: f64) {
+    let [xl, wl, yl] = s.sizes();
+    let (x, w, dy) = (numbers(xl, 1), numbers(wl, 2), numbers(yl, 3));
+    let typed = |v: &[f64]| v.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>();
+    let mut want = [vec![0.0; yl], vec![0.0; xl], vec![0.0; wl]];
+    let mut size = want.clone();
+    terms(s, |i, j, p| {
+        for (at, face, t) in [
+            (p, 0, x[i] * w[j]),
+            (i, 1, dy[p] * w[j]),
+            (j, 2, x[i] * dy[p]),
+        ] {
+            want[face][at] += t;
+            size[face][at] += t.abs();
+        }
+    });
+    let (x, w, dy) = (typed(&x), typed(&w), typed(&dy));
+    let got = [
+        run(Face::Output, s, &x, &w),
+        run(Face::InputGrad, s, &dy, &w),
+        run(Face::WeightGrad, s, &x, &dy),
+    ];
+    for face in 0..3 {
+        for (i, g) in got[face].iter().enumerate() {
+            let (g, want) = (g.to_f64(), want[face][i]);
+            let bound = tol * (size[face][i] + want.abs());
+            assert!(
+                (g - want).abs() <= bound,
+                "{:?} face {face} {s:?} at {i}: {g} not {want}",
+                T::DTYPE
+            );
+        }
+    }
+}
+
+fn shape(batch: usize, channels: [usize; 2], input: [usize; 2], kernel: [usize; 2]) -> ConvShape {
+    ConvShape {
+        batch,
+        in_channels: channels[0],
+        out_channels: channels[1],
+        groups: 1,
+        input,
+        kernel,
+        stride: [1, 1],
+        padding: [(0, 0); 2],
+        dilation: [1, 1],
+    }
+}
+
+fn odd_shapes() -> Vec<ConvShape> {
+    let mut all = Vec::new();
+    for (batch, channels, input, kernel) in [
+        (2, [3, 5], [7, 9], [3, 3]),
+        (1, [1, 1], [1, 1], [1, 1]),
+        (3, [2, 20], [5, 40], [1, 1]),
+        (1, [17, 33], [6, 5], [2, 4]),
+        (9, [4, 2], [1, 50], [1, 5]),
+        (2, [6, 6], [13, 4], [5, 1]),
+    ] {
+        let base = shape(batch, channels, input, kernel);
+        all.push(base);
+        for padding in [[(1, 1), (1, 1)], [(0, 2), (3, 1)], [(4, 4), (4, 4)]] {
+            all.push(ConvShape { padding, ..base });
+            all.push(ConvShape {
+                padding,
+                stride: [2, 3],
+                ..base
+            });
+            all.push(ConvShape {
+                padding,
+                dilation: [2, 2],
+                ..base
+            });
+            all.push(ConvShape {
+                padding,
+                stride: [2, 1],
+                dilation: [1, 3],
+                ..base
+            });
+        }
+    }
+    for (groups, channels) in [(2, [4, 6]), (3, [3, 3]), (4, [4, 8]), (5, [10, 5])] {
+        for stride in [[1, 1], [2, 2]] {
+            all.push(ConvShape {
+                groups,
+                stride,
+                padding: [(1, 1); 2],
+                ..shape(2, channels, [8, 7], [3, 3])
+            });
+        }
+    }
+    all
+}
+
+#[test]
+fn agrees_with_the_sum_over_all_terms() {
+    for s in odd_shapes() {
+        check::<f32>(&s, 1e-5);
+        check::<f64>(&s, 1e-13);
+    }
+}
+
+#[test]
+fn usual_layers() {
+    let same = [(1, 1); 2];
+    check::<f32>(
+        &ConvShape {
+            padding: same,
+            ..shape(4, [1, 32], [28, 28], [3, 3])
+        },
+        1e-5,
+    );
+    check::<f32>(
+        &ConvShape {
+            padding: same,
+            ..shape(3, [32, 64], [14, 14], [3, 3])
+        },
+        1e-5,
+    );
+    check::<f32>(
+        &ConvShape {
+            padding: same,
+            stride: [2, 2],
+            ..shape(2, [16, 32], [16, 16], [3, 3])
+        },
+        1e-5,
+    );
+    check::<f32>(
+        &ConvShape {
+            stride: [2, 2],
+            ..shape(2, [16, 32], [8, 8], [1, 1])
+        },
+        1e-5,
+    );
+    check::<f32>(
+        &ConvShape {
+            padding: same,
+            groups: 24,
+            ..shape(2, [24, 24], [14, 14], [3, 3])
+        },
+        1e-5,
+    );
+    check::<f32>(
+        &ConvShape {
+            padding: [(3, 3); 2],
+            stride: [2, 2],
+            ..shape(1, [3, 16], [32, 32], [7, 7])
+        },
+        1e-5,
+    );
+    check::<f32>(&shape(2, [80, 140], [4, 4], [3, 3]), 1e-5);
+    check::<f32>(&shape(40, [64, 8], [5, 5], [1, 1]), 1e-5);
+    check::<bf16>(
+        &ConvShape {
+            padding: same,
+            ..shape(2, [3, 8], [9, 9], [3, 3])
+        },
+        8e-3,
+    );
+    check::<f16>(
+        &ConvShape {
+            padding: same,
+            ..shape(2, [3, 8], [9, 9], [3, 3])
+        },
+        1e-3,
+    );
+}
+
+#[test]
+fn empty_sizes() {
+    let base = shape(2, [3, 5], [7, 9], [3, 3]);
+    for s in [
+        ConvShape { batch: 0, ..base },
+        ConvShape {
+            out_channels: 0,
+            ..base
+        },
+        ConvShape {
+            in_channels: 0,
+            ..base
+        },
+        ConvShape {
+            input: [2, 9],
+            ..base
+        },
+    ] {
+        check::<f32>(&s, 0.0);
+    }
+}
+
+#[test]
+fn the_same_bits_at_any_thread_count() {
+    for s in [
+        ConvShape {
+            padding: [(1, 1); 2],
+            ..shape(7, [5, 32], [14, 14], [3, 3])
+        },
+        ConvShape {
+            padding: [(1, 1); 2],
+            stride: [2, 2],
+            ..shape(1, [40, 64], [28, 28], [3, 3])
+        },
+        shape(19, [64, 30], [6, 6], [1, 1]),
+    ] {
+        let [x, w, y] = s.sizes().map(|len| {
+            numbers(len, 4)
+                .iter()
+                .map(|&v| v as f32 * 1.1)
+                .collect::<Vec<f32>>()
+        });
+        for (face, a, b) in [
+            (Face::Output, &x, &w),
+            (Face::InputGrad, &y, &w),
+            (Face::WeightGrad, &x, &y),
+        ] {
+            let with = |threads| {
+                pool::set_threads(threads);
+                run(face, &s, a, b)
+            };
+            let (one, two) = (with(1), with(2));
+            assert!(
+                one.iter()
+                    .zip(&two)
+                    .all(|(p, q)| p.to_bits() == q.to_bits()),
+                "{face:?}"
+            );
+        }
+    }
+}
