@@ -21,6 +21,7 @@ mod error;
 mod eval;
 mod fast;
 mod grad;
+pub mod io;
 mod module;
 mod node;
 mod ops;

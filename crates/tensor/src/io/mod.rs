@@ -1,0 +1,7 @@
+//! Tensors in files.
+
+mod atomic;
+pub mod safetensors;
+
+pub use atomic::{remove_leftovers, write_atomic};
+pub use safetensors::{load as load_safetensors, save as save_safetensors};
