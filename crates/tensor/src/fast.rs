@@ -333,6 +333,11 @@ impl Fast {
         }
     }
 
+    /// The op applied, by its kernel. The methods of [`Tensor`] are the friendlier way.
+    pub fn apply(&self, inputs: &[Tensor]) -> Tensor {
+        self.clone().call(&inputs.iter().collect::<Vec<_>>())
+    }
+
     /// The op applied: by its kernel, or by its definition if `FORNAX_FAST=0`.
     pub(crate) fn call(self, inputs: &[&Tensor]) -> Tensor {
         let dtype = inputs[0].dtype();

@@ -283,9 +283,40 @@ impl Kernel for Naive {
             KernelSpec::Iota { dtype, numel } => {
                 (0..*numel).for_each(|i| naive::store(*dtype, ptr(&args[0]), i, i as f64))
             }
-            KernelSpec::ArgSort { .. } => {
-                let _ = sort::sort;
-                unimplemented!()
+            KernelSpec::ArgSort {
+                axis,
+                descending,
+                x,
+            } => {
+                let shape = &x.layout.shape;
+                let spec = sort::SortSpec {
+                    outer: shape[..*axis].iter().product(),
+                    n: shape[*axis],
+                    inner: shape[axis + 1..].iter().product(),
+                    take: shape[*axis],
+                    descending: *descending,
+                };
+                let bytes = shape.numel() * x.dtype.size();
+                let packed = crate::engine::Storage::alloc(bytes);
+                let values = crate::engine::Storage::alloc(bytes);
+                // SAFETY: as above.
+                unsafe {
+                    copy::copy(
+                        x.dtype.size(),
+                        shape,
+                        start(&args[0], x),
+                        &x.layout.strides,
+                        packed.as_ptr(),
+                        &shape.contiguous_strides(),
+                    );
+                    sort::sort(
+                        x.dtype,
+                        spec,
+                        packed.as_ptr(),
+                        values.as_ptr(),
+                        ptr(&args[1]) as *mut i64,
+                    );
+                }
             }
             KernelSpec::Conv { .. } | KernelSpec::Fast { .. } => unimplemented!(),
         }

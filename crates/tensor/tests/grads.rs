@@ -1,0 +1,366 @@
+//! Gradients of every primitive and every fused op, to second order, against central differences.
+
+use fornax_tensor::testing::{assert_close, check_grads, check_grads_first};
+use fornax_tensor::*;
+
+fn rand(shape: impl Into<Shape>, low: f64, high: f64) -> Tensor {
+    let shape = shape.into();
+    (Tensor::rand(shape, DType::F64) * (high - low) + low)
+        .eval()
+        .clone()
+}
+
+fn seeded() {
+    manual_seed(42);
+}
+
+#[test]
+fn smooth_unary_functions() {
+    seeded();
+    type F = fn(&Tensor) -> Tensor;
+    let cases: &[(&str, F, f64, f64)] = &[
+        ("neg", |x| -x, -2., 2.),
+        ("sqrt", Tensor::sqrt, 0.2, 2.),
+        ("rsqrt", Tensor::rsqrt, 0.2, 2.),
+        ("recip", Tensor::recip, 0.3, 2.),
+        ("exp", Tensor::exp, -2., 2.),
+        ("expm1", Tensor::expm1, -2., 2.),
+        ("log", Tensor::log, 0.2, 3.),
+        ("log1p", Tensor::log1p, -0.5, 3.),
+        ("sin", Tensor::sin, -3., 3.),
+        ("cos", Tensor::cos, -3., 3.),
+        ("tanh", Tensor::tanh, -2., 2.),
+        ("erf", Tensor::erf, -2., 2.),
+        ("sigmoid", Tensor::sigmoid, -3., 3.),
+        ("square", Tensor::square, -2., 2.),
+        ("powf", |x| x.powf(2.5), 0.3, 2.),
+        ("gelu", Tensor::gelu, -2., 2.),
+        ("gelu_tanh", Tensor::gelu_tanh, -2., 2.),
+        ("silu", Tensor::silu, -2., 2.),
+        ("mish", Tensor::mish, -2., 2.),
+        ("softplus", |x| x.softplus(1.0, 20.0), -2., 2.),
+        ("elu", |x| x.elu(1.3), 0.2, 2.),
+        ("elu below 0", |x| x.elu(1.3), -2., -0.2),
+        ("hardswish", Tensor::hardswish, -2.5, 2.5),
+    ];
+    for (name, f, low, high) in cases {
+        println!("{name}");
+        check_grads(|x| f(&x[0]), &[rand([5], *low, *high)]);
+    }
+}
+
+#[test]
+fn flat_and_kinked_unary_functions() {
+    seeded();
+    type F = fn(&Tensor) -> Tensor;
+    let cases: &[F] = &[
+        Tensor::abs,
+        Tensor::sign,
+        Tensor::floor,
+        Tensor::ceil,
+        Tensor::round,
+        Tensor::trunc,
+        Tensor::relu,
+        |x| x.leaky_relu(0.1),
+        |x| x.clamp(-0.5, 0.7),
+    ];
+    let x = Tensor::from_vec(vec![-1.8f64, -0.9, -0.3, 0.2, 0.6, 1.3], [6]);
+    for f in cases {
+        check_grads(|x| f(&x[0]), &[x.clone()]);
+    }
+}
+
+#[test]
+fn binary_functions_with_broadcasting() {
+    seeded();
+    type F = fn(&Tensor, &Tensor) -> Tensor;
+    let cases: &[F] = &[
+        |a, b| a + b,
+        |a, b| a - b,
+        |a, b| a * b,
+        |a, b| a / b,
+        |a, b| a % b,
+        |a, b| a.pow(b),
+        |a, b| a.maximum(b),
+        |a, b| a.minimum(b),
+        |a, b| a.gt(b).where_(a, &(a * b)),
+    ];
+    for f in cases {
+        check_grads(
+            |x| f(&x[0], &x[1]),
+            &[rand([2, 3], 0.3, 2.), rand([3], 0.4, 1.7)],
+        );
+    }
+}
+
+#[test]
+fn movements() {
+    seeded();
+    let x = rand([2, 3, 4], -1., 1.);
+    type F = fn(&Tensor) -> Tensor;
+    let cases: &[F] = &[
+        |x| x.reshape([4, 6]).square(),
+        |x| x.permute([2, 0, 1]).square(),
+        |x| x.slice(1, 0, 3, 2).square(),
+        |x| x.slice(2, -1, isize::MIN, -2).square(),
+        |x| x.flip([0, 2]).square(),
+        |x| x.pad(&[(0, 1), (2, 0), (0, 0)], 3.0).square(),
+        |x| x.unsqueeze(1).broadcast_to([2, 5, 3, 4]).square(),
+        |x| Tensor::cat(&[x.square(), x.exp()], 1),
+        |x| Tensor::stack(&[x.square(), x.exp()], -1),
+        |x| x.repeat(&[1, 2, 1]).square(),
+        |x| x.tril(0).square() + x.triu(1).exp(),
+        |x| {
+            x.slice_update(&[0, 1, 1], &x.narrow(1, 0, 2).narrow(2, 0, 2).exp())
+                .square()
+        },
+    ];
+    for (i, f) in cases.iter().enumerate() {
+        println!("movement {i}");
+        check_grads(|x| f(&x[0]), &[x.clone()]);
+    }
+}
+
+#[test]
+fn reductions() {
+    seeded();
+    let x = rand([2, 3, 4], 0.2, 1.5);
+    type F = fn(&Tensor) -> Tensor;
+    let cases: &[F] = &[
+        |x| x.square().sum(..),
+        |x| x.square().sum([0, 2]),
+        |x| x.exp().mean(1),
+        |x| x.prod(2),
+        |x| x.prod([0, 1]),
+        |x| x.max(1).square(),
+        |x| x.min([0, 2]).square(),
+        |x| x.var(.., 1),
+        |x| x.std(2, 0),
+        |x| x.logsumexp(1),
+        |x| x.norm(2),
+        |x| x.cumsum(1).square(),
+    ];
+    for (i, f) in cases.iter().enumerate() {
+        println!("reduction {i}");
+        check_grads(|x| f(&x[0]), &[x.clone()]);
+    }
+    // A product with zeros in it.
+    let z = Tensor::from_vec(vec![0.0f64, 2.0, 3.0, 0.0, 0.0, 5.0], [2, 3]);
+    check_grads(|x| x[0].prod(1), &[z]);
+}
+
+#[test]
+fn products() {
+    seeded();
+    check_grads(
+        |x| x[0].matmul(&x[1]),
+        &[rand([2, 3], -1., 1.), rand([3, 4], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].matmul(&x[1]),
+        &[rand([2, 2, 3], -1., 1.), rand([3, 2], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].matmul(&x[1]),
+        &[rand([2, 1, 2, 3], -1., 1.), rand([2, 3, 2], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].matmul(&x[1]),
+        &[rand([3], -1., 1.), rand([3, 2], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].linear(&x[1], Some(&x[2])).tanh(),
+        &[
+            rand([2, 2, 3], -1., 1.),
+            rand([4, 3], -1., 1.),
+            rand([4], -1., 1.),
+        ],
+    );
+}
+
+#[test]
+fn convolutions() {
+    seeded();
+    let spec = ConvSpec::new()
+        .stride([2, 1])
+        .padding([1, 0])
+        .dilation([1, 2])
+        .groups(2);
+    check_grads(
+        |x| x[0].conv2d(&x[1], Some(&x[2]), &spec),
+        &[
+            rand([2, 4, 4, 5], -1., 1.),
+            rand([2, 2, 3, 2], -1., 1.),
+            rand([2], -1., 1.),
+        ],
+    );
+    let spec = ConvSpec::new().stride(2).padding(1).output_padding(1);
+    check_grads(
+        |x| x[0].conv_transpose2d(&x[1], None, &spec),
+        &[rand([1, 2, 2, 3], -1., 1.), rand([2, 2, 3, 3], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].conv1d(&x[1], None, &ConvSpec::new().padding(1)),
+        &[rand([2, 2, 5], -1., 1.), rand([3, 2, 3], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].conv_transpose1d(&x[1], None, &ConvSpec::new().stride(2)),
+        &[rand([1, 2, 3], -1., 1.), rand([2, 1, 2], -1., 1.)],
+    );
+}
+
+#[test]
+fn indexing() {
+    seeded();
+    let index = Tensor::from_vec(vec![2i64, 0, 2, 1], [2, 2]);
+    check_grads(
+        |x| x[0].gather(1, &index).square(),
+        &[rand([2, 3], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].embedding(&index).square(),
+        &[rand([3, 2], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].scatter_add(1, &index, &x[1]).square(),
+        &[rand([2, 3], -1., 1.), rand([2, 2], -1., 1.)],
+    );
+    check_grads(|x| x[0].sort(1, true).0.square(), &[rand([2, 4], -1., 1.)]);
+    check_grads(|x| x[0].topk(2, 0).0.square(), &[rand([4, 2], -1., 1.)]);
+}
+
+/// Inputs that suit each fused op, and which of them have gradients.
+fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
+    let r = |shape: &[usize]| rand(shape, -1., 1.).to_dtype(dtype).eval().clone();
+    let target = || Tensor::from_vec(vec![1i64, 0, -100, 4], [4]);
+    let bn = |x: &Tensor| {
+        let mean = x.mean([0, 2, 3]);
+        let var = x.var([0, 2, 3], 0);
+        (mean.eval().clone(), var.eval().clone())
+    };
+    match op {
+        Fast::Softmax { .. } => (vec![r(&[3, 5])], vec![0]),
+        Fast::SoftmaxGrad { .. } => (vec![r(&[3, 5]), r(&[3, 5])], vec![0, 1]),
+        Fast::CrossEntropy { .. } => (vec![r(&[4, 5]), target()], vec![0]),
+        Fast::CrossEntropyGrad { .. } => (vec![r(&[4, 5]), target(), r(&[4])], vec![0, 2]),
+        Fast::LayerNorm { .. } => (vec![r(&[3, 6]), r(&[6]), r(&[6])], vec![0, 1, 2]),
+        Fast::LayerNormGrad { .. } => (vec![r(&[3, 6]), r(&[6]), r(&[3, 6])], vec![0, 1, 2]),
+        Fast::LayerNormGradWeight { .. } => (vec![r(&[3, 6]), r(&[3, 6])], vec![0, 1]),
+        Fast::BatchNorm { .. } => {
+            let x = r(&[3, 2, 2, 3]);
+            let (mean, var) = bn(&x);
+            (vec![x, mean, var, r(&[2]), r(&[2])], vec![0, 3, 4])
+        }
+        Fast::BatchNormGrad { .. } => {
+            let x = r(&[3, 2, 2, 3]);
+            let (mean, var) = bn(&x);
+            (
+                vec![x.clone(), mean, var, r(&[2]), r(x.shape())],
+                vec![0, 3, 4],
+            )
+        }
+        Fast::MaxPool(_) | Fast::AvgPool(_) => (vec![r(&[2, 1, 7, 6])], vec![0]),
+        Fast::MaxPoolGrad(w) => {
+            let out = [2, 1, w.out_size(0, 7), w.out_size(1, 6)];
+            (vec![r(&[2, 1, 7, 6]), r(&out)], vec![1])
+        }
+        Fast::AvgPoolGrad(w, s) => (
+            vec![r(&[2, 1, w.out_size(0, s[0]), w.out_size(1, s[1])])],
+            vec![0],
+        ),
+    }
+}
+
+#[test]
+fn fused_ops_agree_with_their_definitions() {
+    seeded();
+    for op in Fast::registry() {
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-6)] {
+            println!("{op:?} {dtype}");
+            let (inputs, with_grad) = fast_inputs(&op, dtype);
+            let by_kernel = op.apply(&inputs);
+            assert_close(&by_kernel, &op.define(&inputs), tolerance);
+            // Gradients through the op's own rule, against gradients through the definition.
+            let wanted: Vec<&Tensor> = with_grad.iter().map(|&i| &inputs[i]).collect();
+            let through = |f: &dyn Fn(&[Tensor]) -> Tensor| {
+                record(|| grad_of(&f(&inputs).sin().sum(..), &wanted))
+            };
+            let rule = through(&|x| op.apply(x));
+            let definition = through(&|x| op.define(x));
+            for (a, b) in rule.iter().zip(&definition) {
+                assert_close(a, b, tolerance * 4.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_ops_to_second_order() {
+    seeded();
+    for op in Fast::registry() {
+        println!("{op:?}");
+        let (inputs, with_grad) = fast_inputs(&op, DType::F64);
+        let varied: Vec<Tensor> = with_grad.iter().map(|&i| inputs[i].clone()).collect();
+        let f = |x: &[Tensor]| {
+            let mut all = inputs.clone();
+            with_grad
+                .iter()
+                .zip(x)
+                .for_each(|(&i, x)| all[i] = x.clone());
+            if matches!(op, Fast::BatchNorm { .. } | Fast::BatchNormGrad { .. }) {
+                // The statistics passed along are those of x.
+                all[1] = all[0].detach().mean([0, 2, 3]);
+                all[2] = all[0].detach().var([0, 2, 3], 0);
+            }
+            op.apply(&all)
+        };
+        check_grads(f, &varied);
+    }
+}
+
+#[test]
+fn public_forms_of_the_fused_ops() {
+    seeded();
+    check_grads(|x| x[0].softmax(0), &[rand([3, 2], -1., 1.)]);
+    check_grads(|x| x[0].log_softmax(-1), &[rand([2, 3], -1., 1.)]);
+    check_grads(
+        |x| x[0].layer_norm(2, Some(&x[1]), Some(&x[2]), 1e-5),
+        &[
+            rand([2, 2, 3], -1., 1.),
+            rand([2, 3], -1., 1.),
+            rand([2, 3], -1., 1.),
+        ],
+    );
+    check_grads(
+        |x| x[0].batch_norm_train(Some(&x[1]), Some(&x[2]), 1e-5).0,
+        &[
+            rand([4, 2], -1., 1.),
+            rand([2], -1., 1.),
+            rand([2], -1., 1.),
+        ],
+    );
+    check_grads_first(
+        |x| x[0].max_pool2d([2, 2], [2, 2], [0, 0]),
+        &[rand([1, 2, 4, 4], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].adaptive_avg_pool2d([2, 3]).square(),
+        &[rand([1, 2, 5, 4], -1., 1.)],
+    );
+    check_grads(
+        |x| x[0].adaptive_max_pool2d([2, 3]).square(),
+        &[rand([1, 2, 5, 4], -1., 1.)],
+    );
+}
+
+#[test]
+fn forward_mode_agrees_with_reverse_mode() {
+    seeded();
+    let (x, v) = (rand([3], 0.5, 1.5), rand([3], -1., 1.));
+    let f = |x: &Tensor| (x.exp() * x.cumsum(0)).tanh();
+    let (y, dy) = jvp(&x, &v, f);
+    assert_close(&y, &f(&x), 1e-12);
+    let h = 1e-6;
+    let numeric = (f(&(&x + &v * h)) - f(&(&x - &v * h))) / (2.0 * h);
+    assert_close(&dy, &numeric, 1e-8);
+}
