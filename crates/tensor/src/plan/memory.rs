@@ -128,25 +128,22 @@ impl Placer<'_> {
                 continue;
             }
             let bytes = self.sizes[&v];
-            let place = self
-                .take_over(s, k, v, bytes)
-                .or_else(|| {
-                    if w == 0 {
-                        self.share_with_epilogue(s, k, v, bytes)
-                    } else {
-                        None
-                    }
-                })
-                .unwrap_or_else(|| {
-                    if self.kept.contains(&v) {
-                        self.stores.push(Store::New(bytes));
-                        Place::Store(self.stores.len() as u32 - 1)
-                    } else {
-                        let at = self.arena.alloc(bytes);
-                        self.holders.insert(at, 1);
-                        Place::Arena(at)
-                    }
-                });
+            // An anchor writes its raw result before the epilogue has read its inputs.
+            let raw = w == 0 && !matches!(k.spec, KernelSpec::Map(_) | KernelSpec::Copy { .. });
+            let shared = match raw {
+                true => self.share_with_epilogue(s, k, v, bytes),
+                false => self.take_over(s, k, v, bytes),
+            };
+            let place = shared.unwrap_or_else(|| {
+                if self.kept.contains(&v) {
+                    self.stores.push(Store::New(bytes));
+                    Place::Store(self.stores.len() as u32 - 1)
+                } else {
+                    let at = self.arena.alloc(bytes);
+                    self.holders.insert(at, 1);
+                    Place::Arena(at)
+                }
+            });
             self.places.insert(v, place);
         }
     }
@@ -172,7 +169,7 @@ impl Placer<'_> {
                 self.stores.push(Store::TakeOver(r));
                 Place::Store(self.stores.len() as u32 - 1)
             } else {
-                if kept || self.kept.contains(&r) || round(self.sizes[&r]) != round(bytes) {
+                if kept || self.kept.contains(&r) || self.sizes[&r] != bytes {
                     continue;
                 }
                 self.places[&r]
