@@ -1,0 +1,201 @@
+//! Random numbers that are a function of what they are for, so that any batch
+//! of any epoch can be made again without the ones before it.
+//!
+//! The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+//! easy as 1, 2, 3", 2011): ten rounds turn a 128-bit counter and a 64-bit key
+//! into 128 random bits. The key is the user's seed; the counter's four words
+//! are `[block, index, epoch, purpose]`, so a stream is named by what it
+//! serves and holds 2^34 numbers.
+
+/// What a stream of random numbers is for; streams of different purposes never overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The order of the samples in an epoch.
+    Shuffle = 1,
+    /// The augmentation of one sample in one epoch.
+    Augment = 2,
+    /// Cutting a dataset into training, validation and test parts.
+    Split = 3,
+}
+
+/// A stream of random numbers, fixed by `(seed, purpose, epoch, index)`.
+///
+/// ```
+/// use fornax_data::rng::{Philox, Purpose};
+/// let mut a = Philox::new(7, Purpose::Shuffle, 3, 0);
+/// let mut b = Philox::new(7, Purpose::Shuffle, 3, 0);
+/// assert_eq!(a.next_u32(), b.next_u32());
+/// ```
+#[derive(Debug, Clone)]
+pub struct Philox {
+    key: [u32; 2],
+    counter: [u32; 4],
+    block: [u32; 4],
+    used: usize,
+}
+
+impl Philox {
+    /// The stream for `purpose` in `epoch`, for the sample `index` (0 where there is none).
+    /// Epochs and indices beyond 2^32 wrap around.
+    pub fn new(seed: u64, purpose: Purpose, epoch: u64, index: usize) -> Self {
+        Philox {
+            key: [seed as u32, (seed >> 32) as u32],
+            counter: [0, index as u32, epoch as u32, purpose as u32],
+            block: [0; 4],
+            used: 4,
+        }
+    }
+
+    /// The next 32 random bits.
+    pub fn next_u32(&mut self) -> u32 {
+        if self.used == 4 {
+            self.block = philox4x32(self.counter, self.key);
+            self.counter[0] = self.counter[0].wrapping_add(1);
+            self.used = 0;
+        }
+        self.used += 1;
+        self.block[self.used - 1]
+    }
+
+    /// A whole number in `0..n`, each equally likely (Lemire's multiplication with rejection).
+    ///
+    /// # Panics
+    /// If `n` is 0.
+    pub fn below(&mut self, n: u32) -> u32 {
+        assert!(n > 0, "no number lies below 0");
+        loop {
+            let product = u64::from(self.next_u32()) * u64::from(n);
+            let low = product as u32;
+            // Only the first 2^32 mod n low parts are over-represented.
+            if low >= n || low >= n.wrapping_neg() % n {
+                return (product >> 32) as u32;
+            }
+        }
+    }
+
+    /// A number in `[0, 1)` with 24 random bits.
+    pub fn unit(&mut self) -> f32 {
+        (self.next_u32() >> 8) as f32 * (1.0 / 16_777_216.0)
+    }
+
+    /// A number between `low` and `high`.
+    pub fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * self.unit()
+    }
+
+    /// Puts a slice into random order (Fisher-Yates); every order is equally likely.
+    ///
+    /// # Panics
+    /// If the slice has more than 2^32 - 1 elements.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        let n = u32::try_from(items.len()).expect("at most 2^32 - 1 items can be shuffled");
+        for i in (1..n).rev() {
+            let j = self.below(i + 1);
+            items.swap(i as usize, j as usize);
+        }
+    }
+}
+
+/// The order in which epoch `epoch` visits `n` samples: a function of `(seed, epoch)` only.
+///
+/// ```
+/// let order = fornax_data::rng::permutation(5, 42, 0);
+/// let mut sorted = order.clone();
+/// sorted.sort();
+/// assert_eq!(sorted, [0, 1, 2, 3, 4]);
+/// ```
+///
+/// # Panics
+/// If `n` is more than 2^32 - 1.
+pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    let n = u32::try_from(n).expect("at most 2^32 - 1 samples can be shuffled");
+    let mut order: Vec<u32> = (0..n).collect();
+    Philox::new(seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
+    order
+}
+
+fn philox4x32(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
+    for _ in 0..10 {
+        let p0 = u64::from(c[0]) * 0xD251_1F53;
+        let p1 = u64::from(c[2]) * 0xCD9E_8D57;
+        c = [
+            (p1 >> 32) as u32 ^ c[1] ^ k[0],
+            p1 as u32,
+            (p0 >> 32) as u32 ^ c[3] ^ k[1],
+            p0 as u32,
+        ];
+        k[0] = k[0].wrapping_add(0x9E37_79B9);
+        k[1] = k[1].wrapping_add(0xBB67_AE85);
+    }
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_gives_the_published_vectors() {
+        assert_eq!(
+            philox4x32([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox4x32([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            philox4x32(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+
+    #[test]
+    fn below_is_even_handed_and_in_range() {
+        let mut rng = Philox::new(1, Purpose::Augment, 0, 0);
+        let mut counts = [0usize; 7];
+        for _ in 0..70_000 {
+            counts[rng.below(7) as usize] += 1;
+        }
+        assert!(
+            counts.iter().all(|&c| (9_500..10_500).contains(&c)),
+            "{counts:?}"
+        );
+        assert_eq!(rng.below(1), 0);
+    }
+
+    #[test]
+    fn unit_stays_in_its_range() {
+        let mut rng = Philox::new(1, Purpose::Augment, 0, 0);
+        let xs: Vec<f32> = (0..10_000).map(|_| rng.unit()).collect();
+        assert!(xs.iter().all(|x| (0.0..1.0).contains(x)));
+        let mean = xs.iter().sum::<f32>() / 10_000.0;
+        assert!((mean - 0.5).abs() < 0.02, "{mean}");
+    }
+
+    #[test]
+    fn every_order_of_three_is_equally_likely() {
+        let mut counts = std::collections::BTreeMap::new();
+        for epoch in 0..6_000 {
+            *counts.entry(permutation(3, 9, epoch)).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 6);
+        assert!(
+            counts.values().all(|c| (850..1150).contains(c)),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn orders_differ_by_seed_and_by_epoch_and_repeat() {
+        let order = permutation(100, 1, 0);
+        assert_eq!(order, permutation(100, 1, 0));
+        assert_ne!(order, permutation(100, 1, 1));
+        assert_ne!(order, permutation(100, 2, 0));
+        assert_eq!(permutation(0, 1, 0), Vec::<u32>::new());
+        assert_eq!(permutation(1, 1, 0), vec![0]);
+    }
+}
