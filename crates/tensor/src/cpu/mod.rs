@@ -5,6 +5,7 @@ pub mod conv;
 pub mod copy;
 mod engine;
 pub mod index;
+pub mod interp;
 pub mod math;
 pub mod matmul;
 mod naive;
