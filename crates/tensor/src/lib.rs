@@ -22,7 +22,7 @@ mod eval;
 mod fast;
 mod grad;
 pub mod io;
-mod module;
+pub mod module;
 mod node;
 mod ops;
 mod plan;

@@ -1,0 +1,22 @@
+//! The layers: one file per family.
+
+mod activation;
+mod conv;
+mod dropout;
+mod embedding;
+mod linear;
+mod norm;
+mod pool;
+mod reshape;
+
+pub use activation::{
+    Activation, ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, LogSoftmax, Mish, ReLU, ReLU6, SELU,
+    SiLU, Sigmoid, Softmax, Softplus, Softsign, Tanh,
+};
+pub use conv::{Conv1d, Conv2d, ConvTranspose2d};
+pub use dropout::Dropout;
+pub use embedding::Embedding;
+pub use linear::Linear;
+pub use norm::{BatchNorm1d, BatchNorm2d, LayerNorm};
+pub use pool::{AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+pub use reshape::{Flatten, Identity};

@@ -1,0 +1,14 @@
+//! How good a model is: accuracy, precision and recall, ROC curves, running averages.
+//!
+//! Metrics are computed on the host in `f64`, from tensors or plain slices, and agree with
+//! scikit-learn's functions of the same names.
+
+mod classification;
+mod confusion;
+mod roc;
+mod running;
+
+pub use classification::{accuracy, predictions, top_k};
+pub use confusion::{Average, ConfusionMatrix};
+pub use roc::{auroc, auroc_one_vs_rest};
+pub use running::Mean;

@@ -1,0 +1,240 @@
+//! What all optimizers share: groups, the state of each parameter, and the walk of a step.
+
+use super::{Group, OptimizerState, mismatch};
+use crate::module::{EntryMut, Module, Path};
+use crate::{Error, Result};
+use fornax_tensor::{DType, Grads, Tensor, eval_all};
+use std::collections::{BTreeMap, HashMap};
+
+/// See the module; hidden because only the optimizers of this crate are built on it.
+#[derive(Debug)]
+pub struct Base {
+    pub(super) lr: f64,
+    pub(super) weight_decay: f64,
+    pub(super) groups: Vec<Group>,
+    pub(super) steps: u64,
+    /// The names of the state tensors that this optimizer always keeps, and then of those that it
+    /// keeps with some options.
+    slots: [&'static [&'static str]; 2],
+    params: HashMap<String, State>,
+    /// The parameters' order, for a state that is always written the same.
+    order: Vec<String>,
+}
+
+/// What is remembered about one parameter.
+#[derive(Debug, Default)]
+struct State {
+    step: u64,
+    slots: Slots,
+}
+
+/// The state tensors of one parameter, by name.
+#[derive(Debug, Default)]
+pub(super) struct Slots(Vec<(&'static str, Tensor)>);
+
+impl Slots {
+    /// Takes a tensor out, so that no handle keeps its memory from being written in place.
+    pub fn take(&mut self, name: &str) -> Option<Tensor> {
+        let i = self.0.iter().position(|(n, _)| *n == name)?;
+        Some(self.0.remove(i).1)
+    }
+
+    /// [`take`](Slots::take), or zeros like `p` at the start.
+    pub fn take_or_zeros(&mut self, name: &str, p: &Tensor) -> Tensor {
+        self.take(name).unwrap_or_else(|| p.zeros_like())
+    }
+
+    /// Keeps a tensor for the next step.
+    pub fn put(&mut self, name: &'static str, tensor: Tensor) {
+        self.0.push((name, tensor));
+    }
+}
+
+/// What the update of one parameter depends on besides tensors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hyper {
+    pub lr: f64,
+    pub weight_decay: f64,
+    /// Counted from 1.
+    pub step: u64,
+}
+
+impl Base {
+    pub fn new(lr: f64, weight_decay: f64, slots: [&'static [&'static str]; 2]) -> Self {
+        Base {
+            lr,
+            weight_decay,
+            groups: Vec::new(),
+            steps: 0,
+            slots,
+            params: HashMap::new(),
+            order: Vec::new(),
+        }
+    }
+
+    /// One step: `update` gets each trainable parameter's old value, gradient and state, and
+    /// returns its new value.
+    pub(super) fn step(
+        &mut self,
+        model: &mut dyn Module,
+        grads: Grads,
+        mut update: impl FnMut(Hyper, Tensor, Tensor, &mut Slots) -> Tensor,
+    ) -> Result<()> {
+        let mut grads: HashMap<String, Tensor> = grads.into_iter().collect();
+        check(model, &grads)?;
+        let mut changed: Vec<Tensor> = Vec::new();
+        // Holds the place of a parameter while its update is built, so that the old value is
+        // referenced by its update alone and can be overwritten.
+        let empty = Tensor::zeros((), DType::F32);
+        model.visit_mut(&mut Path::new(), &mut |path, entry| {
+            if !entry.is_trainable() {
+                return;
+            }
+            let EntryMut::Param { tensor, .. } = entry else {
+                return;
+            };
+            let grad = grads.remove(path).expect("checked above");
+            let state = match self.params.get_mut(path) {
+                Some(state) => state,
+                None => {
+                    self.order.push(path.to_owned());
+                    self.params.entry(path.to_owned()).or_default()
+                }
+            };
+            state.step += 1;
+            let group = self.groups.iter().find(|g| g.claims(path, tensor));
+            let hyper = Hyper {
+                lr: self.lr * group.map_or(1.0, |g| g.lr_scale),
+                weight_decay: group
+                    .and_then(|g| g.weight_decay)
+                    .unwrap_or(self.weight_decay),
+                step: state.step,
+            };
+            let old = std::mem::replace(tensor, empty.clone());
+            *tensor = update(hyper, old, grad, &mut state.slots);
+            changed.push(tensor.clone());
+            changed.extend(state.slots.0.iter().map(|(_, t)| t.clone()));
+        });
+        self.steps += 1;
+        eval_all(&changed.iter().collect::<Vec<_>>())?;
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> OptimizerState {
+        let mut tensors = Vec::new();
+        let mut scalars = BTreeMap::from([
+            ("lr".to_owned(), self.lr),
+            ("steps".to_owned(), self.steps as f64),
+        ]);
+        for path in &self.order {
+            let state = &self.params[path];
+            scalars.insert(join(path, "step"), state.step as f64);
+            for slot in self.slots.into_iter().flatten() {
+                if let Some((_, t)) = state.slots.0.iter().find(|(n, _)| n == slot) {
+                    tensors.push((join(path, slot), t.clone()));
+                }
+            }
+        }
+        OptimizerState { tensors, scalars }
+    }
+
+    pub(super) fn load(&mut self, model: &dyn Module, state: OptimizerState) -> Result<()> {
+        let OptimizerState {
+            tensors,
+            mut scalars,
+        } = state;
+        let mut problems = Vec::new();
+        let mut count = |name: &str, problems: &mut Vec<String>| match scalars.remove(name) {
+            Some(v) if v >= 0.0 && v.fract() == 0.0 => Some(v as u64),
+            Some(v) => {
+                problems.push(format!("`{name}` is {v}, not a count"));
+                None
+            }
+            None => None,
+        };
+        let steps = count("steps", &mut problems);
+        let mut tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
+        let mut params = HashMap::new();
+        let mut order = Vec::new();
+        for (path, p) in model.named_parameters() {
+            let Some(step) = count(&join(&path, "step"), &mut problems) else {
+                continue;
+            };
+            let mut slots = Slots::default();
+            for slot in self.slots.into_iter().flatten() {
+                let name = join(&path, slot);
+                let Some(t) = tensors.remove(&name) else {
+                    if step > 0 && self.slots[0].contains(slot) {
+                        problems.push(format!("`{name}` is missing"));
+                    }
+                    continue;
+                };
+                if t.shape() != p.shape() {
+                    problems.push(format!(
+                        "`{name}` has shape {:?}, the parameter {:?}",
+                        t.shape(),
+                        p.shape()
+                    ));
+                }
+                slots.put(slot, t.to_dtype(p.dtype()));
+            }
+            params.insert(path.clone(), State { step, slots });
+            order.push(path);
+        }
+        let lr = scalars.remove("lr");
+        for (name, value) in [("steps", steps.is_some()), ("lr", lr.is_some())] {
+            if !value {
+                problems.push(format!("`{name}` is missing"));
+            }
+        }
+        let mut unknown: Vec<&String> = tensors.keys().chain(scalars.keys()).collect();
+        unknown.sort_unstable();
+        problems.extend(unknown.iter().map(|n| format!("`{n}` is unknown")));
+        mismatch(problems)?;
+        if let (Some(steps), Some(lr)) = (steps, lr) {
+            (self.steps, self.lr, self.params, self.order) = (steps, lr, params, order);
+        }
+        Ok(())
+    }
+}
+
+/// The name of something of a parameter; the parameter of a bare tensor has no name.
+fn join(path: &str, what: &str) -> String {
+    if path.is_empty() {
+        what.to_owned()
+    } else {
+        format!("{path}.{what}")
+    }
+}
+
+/// Whether gradients and trainable parameters match one to one.
+fn check(model: &dyn Module, grads: &HashMap<String, Tensor>) -> Result<()> {
+    let mut problem = None;
+    let mut matched = 0;
+    let mut trainable = Vec::new();
+    model.visit(&mut Path::new(), &mut |e| {
+        if !e.trainable || problem.is_some() {
+            return;
+        }
+        trainable.push(e.path.to_owned());
+        match grads.get(e.path) {
+            None => problem = Some(Error::MissingGradient(e.path.to_owned())),
+            Some(g) if g.shape() != e.tensor.shape() => {
+                problem = Some(Error::GradientShape {
+                    path: e.path.to_owned(),
+                    expected: e.tensor.shape().to_vec(),
+                    found: g.shape().to_vec(),
+                });
+            }
+            Some(_) => matched += 1,
+        }
+    });
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    if matched < grads.len() {
+        let stray = grads.keys().filter(|k| !trainable.contains(k)).min();
+        return Err(Error::UnknownGradient(stray.cloned().unwrap_or_default()));
+    }
+    Ok(())
+}
