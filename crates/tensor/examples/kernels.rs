@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p fornax-tensor --example kernels [FILTER]`
 
-use fornax_tensor::cpu::conv::{ConvShape, Face, conv};
+use fornax_tensor::Face;
+use fornax_tensor::cpu::conv::{ConvShape, conv};
 use fornax_tensor::cpu::matmul::{Dims, Operand, matmul};
 use fornax_tensor::cpu::pool;
 use std::hint::black_box;

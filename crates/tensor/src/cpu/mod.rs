@@ -10,6 +10,7 @@ pub mod math;
 pub mod matmul;
 mod naive;
 pub mod pool;
+pub mod pool2d;
 pub mod simd;
 pub mod sort;
 pub mod storage;

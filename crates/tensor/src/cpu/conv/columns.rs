@@ -1,5 +1,7 @@
 //! Laying out the columns that a convolution multiplies, and adding them back.
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::simd::{Level, level};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -91,7 +93,7 @@ impl Walk {
         dst: *mut T,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
+        if level() >= Level::Avx512 {
             // SAFETY: the feature is there; the rest is passed on from the caller.
             return unsafe { self.columns_avx512(image, channels, positions, width, dst) };
         }

@@ -12,7 +12,7 @@ mod faces;
 use super::matmul::After;
 use super::pool;
 use super::storage::Storage;
-use crate::DType;
+use crate::{DType, Face};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -80,26 +80,13 @@ impl ConvShape {
     }
 }
 
-/// Which of the three related tensors a convolution computes from the other two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Face {
-    /// The output, from input and weights.
-    Output,
-    /// The gradient of the input, from the output's gradient and the weights.
-    InputGrad,
-    /// The gradient of the weights, from the input and the output's gradient.
-    WeightGrad,
-}
-
-impl Face {
-    /// Elements of the two operands and of the result.
-    fn sizes(self, s: &ConvShape) -> [usize; 3] {
-        let [x, w, y] = s.sizes();
-        match self {
-            Face::Output => [x, w, y],
-            Face::InputGrad => [y, w, x],
-            Face::WeightGrad => [x, y, w],
-        }
+/// Elements of the two operands and of the result.
+fn sizes(face: Face, s: &ConvShape) -> [usize; 3] {
+    let [x, w, y] = s.sizes();
+    match face {
+        Face::Output => [x, w, y],
+        Face::InputGrad => [y, w, x],
+        Face::WeightGrad => [x, y, w],
     }
 }
 
@@ -135,7 +122,7 @@ pub unsafe fn conv<T: ConvScalar>(
     out: *mut T,
     after: After<'_>,
 ) {
-    let [a_len, b_len, len] = face.sizes(s);
+    let [a_len, b_len, len] = sizes(face, s);
     if len == 0 {
         return;
     }
@@ -217,7 +204,7 @@ macro_rules! halves {
                     });
                     wide
                 };
-                let [a_len, b_len, len] = face.sizes(s);
+                let [a_len, b_len, len] = sizes(face, s);
                 let (a, b) = (widen(a, a_len), widen(b, b_len));
                 let wide = Storage::alloc(len * 4);
                 let (from, to) = (Ptr(wide.as_ptr().cast::<f32>()), Ptr(out));

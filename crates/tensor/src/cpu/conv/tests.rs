@@ -44,7 +44,7 @@ fn terms(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
 }
 
 fn run<T: ConvScalar>(face: Face, s: &ConvShape, a: &[T], b: &[T]) -> Vec<T> {
-    let len = face.sizes(s)[2];
+    let len = sizes(face, s)[2];
     let mut out = vec![T::from_f64(77.0); len];
     let ranges = Mutex::new(Vec::new());
     let after = |r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end));

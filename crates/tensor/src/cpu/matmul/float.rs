@@ -4,19 +4,17 @@
 use super::engine;
 use super::{After, Matrix, Problem, Scalar};
 use crate::cpu::pool;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::simd::{Level, level};
 use std::ops::Range;
 
 /// Batches of products with fewer multiply-adds than this are shared out whole.
 const WHOLE: usize = 4_000_000;
 
-/// Whether our AVX-512 kernels may run (`FORNAX_SIMD` can force a lower level).
+/// Whether our AVX-512 kernels may run.
 #[cfg(target_arch = "x86_64")]
 fn avx512() -> bool {
-    static HAVE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *HAVE.get_or_init(|| {
-        let allowed = std::env::var("FORNAX_SIMD").map_or(true, |v| v == "avx512");
-        allowed && is_x86_feature_detected!("avx512f")
-    })
+    level() >= Level::Avx512
 }
 
 macro_rules! floats {
