@@ -1,1 +1,49 @@
-//! Part of Fornax.
+//! Architectures, one file each, built from a configuration that is plain data.
+//!
+//! A file reads like its paper: the configuration, the layers, the forward pass. Parameters have
+//! the names that PyTorch would give to the same fields.
+
+mod cnn;
+mod lenet;
+mod mlp;
+
+pub use cnn::{Cnn, CnnConfig};
+pub use lenet::{LeNet, LeNetConfig};
+pub use mlp::{Mlp, MlpConfig};
+
+/// A configuration that describes no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{model}: {reason}")]
+pub struct ConfigError {
+    /// The architecture.
+    pub model: &'static str,
+    /// What is wrong with the configuration.
+    pub reason: String,
+}
+
+/// The checks that all configurations share.
+struct Check(&'static str);
+
+impl Check {
+    fn that(&self, ok: bool, reason: impl FnOnce() -> String) -> Result<(), ConfigError> {
+        match ok {
+            true => Ok(()),
+            false => Err(ConfigError {
+                model: self.0,
+                reason: reason(),
+            }),
+        }
+    }
+
+    fn sizes(&self, what: &str, sizes: &[usize]) -> Result<(), ConfigError> {
+        self.that(!sizes.contains(&0), || {
+            format!("{what} must be at least 1, not {sizes:?}")
+        })
+    }
+
+    fn dropout(&self, p: f64) -> Result<(), ConfigError> {
+        self.that((0.0..1.0).contains(&p), || {
+            format!("dropout must be at least 0 and less than 1, not {p}")
+        })
+    }
+}

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// Which fan keeps its variance in the Kaiming initialisers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Fan {
     /// The forward pass keeps its variance.
     #[default]
@@ -23,7 +23,7 @@ pub enum Fan {
 
 /// What follows the layer, for the recommended [`gain`](Nonlinearity::gain).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Nonlinearity {
     /// Nothing: linear and convolution layers, and the sigmoid.
     #[default]

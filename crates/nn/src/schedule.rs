@@ -16,7 +16,7 @@ use std::f64::consts::PI;
 /// assert!(s.factor(110) < 1e-12);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// Always 1.
     #[default]

@@ -187,11 +187,11 @@ impl Layer for LogSoftmax {
     }
 }
 
-/// An activation chosen by name, as in a recipe: `"relu"`, `"gelu-tanh"`, ...
+/// An activation chosen by name, as in a recipe: `"relu"`, `"gelu_tanh"`, ...
 ///
 /// Each has PyTorch's default options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// [`ReLU`].
     #[default]
@@ -344,7 +344,7 @@ mod tests {
     fn activations_have_names() {
         assert_eq!(
             serde_json::to_string(&Activation::GeluTanh).unwrap(),
-            "\"gelu-tanh\""
+            "\"gelu_tanh\""
         );
         assert!(serde_json::from_str::<Activation>("\"rleu\"").is_err());
     }

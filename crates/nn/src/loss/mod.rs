@@ -48,7 +48,7 @@ impl<L: Loss + ?Sized> Loss for Box<L> {
 
 /// How the losses of the elements become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reduction {
     /// They do not: the loss keeps its shape.
     None,

@@ -3,7 +3,7 @@
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
-use fornax_tensor::Grads;
+use fornax_tensor::{Grads, Tensor};
 
 /// Rates by the sum of squared gradients so far:
 /// [`torch.optim.Adagrad`](https://pytorch.org/docs/stable/generated/torch.optim.Adagrad.html)
@@ -58,9 +58,9 @@ impl Adagrad {
 common_options!(Adagrad);
 
 impl Optimizer for Adagrad {
-    fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
+    fn step_with(&mut self, model: &mut dyn Module, grads: Grads, also: &[&Tensor]) -> Result<()> {
         let (lr_decay, initial, eps) = (self.lr_decay, self.initial, self.eps);
-        self.base.step(model, grads, |h, p, mut g, state| {
+        self.base.step(model, grads, also, |h, p, mut g, state| {
             if h.weight_decay != 0.0 {
                 g = g + &p * h.weight_decay;
             }

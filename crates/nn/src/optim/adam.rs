@@ -3,7 +3,7 @@
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
-use fornax_tensor::Grads;
+use fornax_tensor::{Grads, Tensor};
 
 /// Options and rule of both variants.
 #[derive(Debug)]
@@ -27,9 +27,15 @@ impl Options {
         }
     }
 
-    fn step(&self, base: &mut Base, model: &mut dyn Module, grads: Grads) -> Result<()> {
+    fn step(
+        &self,
+        base: &mut Base,
+        model: &mut dyn Module,
+        grads: Grads,
+        also: &[&Tensor],
+    ) -> Result<()> {
         let (beta1, beta2) = (self.beta1, self.beta2);
-        base.step(model, grads, |h, mut p, mut g, state| {
+        base.step(model, grads, also, |h, mut p, mut g, state| {
             let t = h.step as f64;
             let correction1 = 1.0 - beta1.powf(t);
             let correction2 = (1.0 - beta2.powf(t)).sqrt();
@@ -111,8 +117,13 @@ macro_rules! adam {
         common_options!($name);
 
         impl Optimizer for $name {
-            fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
-                self.options.step(&mut self.base, model, grads)
+            fn step_with(
+        &mut self,
+        model: &mut dyn Module,
+        grads: Grads,
+        also: &[&Tensor],
+    ) -> Result<()> {
+                self.options.step(&mut self.base, model, grads, also)
             }
 
             fn set_momentum(&mut self, momentum: f64) {

@@ -78,6 +78,7 @@ impl Base {
         &mut self,
         model: &mut dyn Module,
         grads: Grads,
+        also: &[&Tensor],
         mut update: impl FnMut(Hyper, Tensor, Tensor, &mut Slots) -> Tensor,
     ) -> Result<()> {
         let mut grads: HashMap<String, Tensor> = grads.into_iter().collect();
@@ -116,7 +117,8 @@ impl Base {
             changed.extend(state.slots.0.iter().map(|(_, t)| t.clone()));
         });
         self.steps += 1;
-        eval_all(&changed.iter().collect::<Vec<_>>())?;
+        let all: Vec<&Tensor> = changed.iter().chain(also.iter().copied()).collect();
+        eval_all(&all)?;
         Ok(())
     }
 

@@ -53,7 +53,16 @@ pub trait Optimizer: Send + Sync {
     /// If a trainable parameter has no gradient, a gradient has no trainable parameter, or their
     /// shapes differ: then nothing has changed. If the evaluation fails, because an index in the
     /// data was out of range, the parameters are lost and must be loaded again.
-    fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()>;
+    fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
+        self.step_with(model, grads, &[])
+    }
+
+    /// [`step`](Optimizer::step) that computes `also` in the same plan: metrics of the same
+    /// forward pass, for example, which would otherwise be run a second time for them.
+    ///
+    /// # Errors
+    /// As [`step`](Optimizer::step).
+    fn step_with(&mut self, model: &mut dyn Module, grads: Grads, also: &[&Tensor]) -> Result<()>;
 
     /// The learning rate.
     fn lr(&self) -> f64 {
@@ -104,8 +113,8 @@ pub trait Optimizer: Send + Sync {
 }
 
 impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
-    fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
-        (**self).step(model, grads)
+    fn step_with(&mut self, model: &mut dyn Module, grads: Grads, also: &[&Tensor]) -> Result<()> {
+        (**self).step_with(model, grads, also)
     }
     fn set_momentum(&mut self, momentum: f64) {
         (**self).set_momentum(momentum);

@@ -3,7 +3,7 @@
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
-use fornax_tensor::Grads;
+use fornax_tensor::{Grads, Tensor};
 
 /// Rates by a running mean of squared gradients:
 /// [`torch.optim.RMSprop`](https://pytorch.org/docs/stable/generated/torch.optim.RMSprop.html)
@@ -67,9 +67,9 @@ impl RMSprop {
 common_options!(RMSprop);
 
 impl Optimizer for RMSprop {
-    fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
+    fn step_with(&mut self, model: &mut dyn Module, grads: Grads, also: &[&Tensor]) -> Result<()> {
         let (alpha, eps, momentum, centered) = (self.alpha, self.eps, self.momentum, self.centered);
-        self.base.step(model, grads, |h, p, mut g, state| {
+        self.base.step(model, grads, also, |h, p, mut g, state| {
             if h.weight_decay != 0.0 {
                 g = g + &p * h.weight_decay;
             }

@@ -3,7 +3,7 @@
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
-use fornax_tensor::Grads;
+use fornax_tensor::{Grads, Tensor};
 
 /// Gradient descent with momentum:
 /// [`torch.optim.SGD`](https://pytorch.org/docs/stable/generated/torch.optim.SGD.html)
@@ -59,13 +59,13 @@ impl SGD {
 common_options!(SGD);
 
 impl Optimizer for SGD {
-    fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
+    fn step_with(&mut self, model: &mut dyn Module, grads: Grads, also: &[&Tensor]) -> Result<()> {
         let (momentum, dampening, nesterov) = (self.momentum, self.dampening, self.nesterov);
         assert!(
             !nesterov || (momentum > 0.0 && dampening == 0.0),
             "SGD: Nesterov's momentum needs a momentum and no dampening"
         );
-        self.base.step(model, grads, |h, p, mut g, state| {
+        self.base.step(model, grads, also, |h, p, mut g, state| {
             if h.weight_decay != 0.0 {
                 g = g + &p * h.weight_decay;
             }
