@@ -1,6 +1,7 @@
 //! The CPU engine.
 
 mod access;
+pub mod arg_reduce;
 pub mod conv;
 pub mod copy;
 mod engine;
@@ -11,6 +12,9 @@ pub mod matmul;
 mod naive;
 pub mod pool;
 pub mod pool2d;
+pub mod reduce;
+pub mod rows;
+pub mod scan;
 pub mod simd;
 pub mod sort;
 pub mod storage;
