@@ -8,6 +8,7 @@ use crate::file;
 use crate::idx;
 use crate::locate::locate;
 use crate::schema::{Input, Schema, TargetKind};
+use crate::split::{Holdout, Splits};
 use crate::table::{CsvOptions, HeaderRow, Task, parse_csv};
 use std::path::Path;
 
@@ -66,6 +67,25 @@ impl Published {
     /// The training part, which is everything if there is no test part.
     pub fn whole(self) -> SharedDataset {
         self.train
+    }
+
+    /// Training, validation and test parts: the publisher's test part, or else
+    /// the share `test` of everything; and the share `validation` of what is
+    /// left to train on. Stratified where the target is a class.
+    ///
+    /// # Errors
+    /// As [`Holdout::split`].
+    pub fn split(self, test: f64, validation: f64, seed: u64) -> Result<Splits> {
+        let (train, test) = match self.test {
+            Some(test) => (self.train, Some(test)),
+            None => {
+                let cut = Holdout::new().test(test).seed(seed).split(&self.train)?;
+                (cut.train, cut.test)
+            }
+        };
+        let cut = Holdout::new().validation(validation).seed(seed);
+        let cut = cut.split(&train)?;
+        Splits::new(cut.train, cut.validation, test)
     }
 
     fn one(data: InMemory) -> Self {
@@ -324,6 +344,23 @@ mod tests {
         assert_eq!(cancer.schema().sample_shape(), [30]);
         assert_eq!(cancer.schema().classes().unwrap(), ["malignant", "benign"]);
         assert_eq!(cancer.schema().feature_name(29), "worst fractal dimension");
+    }
+
+    #[test]
+    fn a_published_test_part_is_kept() {
+        let digits = load("digits", None).unwrap();
+        let parts = |s: Splits| {
+            let len = |p: Option<SharedDataset>| p.map(|p| p.len());
+            (s.train.len(), len(s.validation), len(s.test))
+        };
+        let whole = digits.clone().split(0.2, 0.1, 1).unwrap();
+        assert_eq!(parts(whole), (1294, Some(144), Some(359)));
+        let published = Published {
+            test: Some(digits.train.clone()),
+            ..digits
+        };
+        let cut = published.split(0.2, 0.0, 1).unwrap();
+        assert_eq!(parts(cut), (1797, None, Some(1797)));
     }
 
     #[test]

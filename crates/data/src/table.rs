@@ -179,6 +179,38 @@ impl TableSchema {
             })
     }
 
+    /// The features of a row given as one line of CSV, as [`encode_row`](TableSchema::encode_row)
+    /// takes it; separated as the training file was, or by commas.
+    ///
+    /// # Errors
+    /// As [`encode_row`](TableSchema::encode_row), and if it is not one line.
+    pub fn encode_line(&self, line: &str) -> Result<Vec<f32>> {
+        let split = |delimiter: char| {
+            let mut rows: Vec<Vec<String>> = Vec::new();
+            csv::each_record(
+                "the row".as_ref(),
+                line.as_bytes(),
+                delimiter,
+                |_, cells| {
+                    rows.push(cells.iter().map(|c| c.to_string()).collect());
+                    Ok(())
+                },
+            )?;
+            match (rows.pop(), rows.is_empty()) {
+                (Some(row), true) => Ok(row),
+                _ => Err(Error::Mismatch(
+                    "the row: one line of values is needed".into(),
+                )),
+            }
+        };
+        let mut cells = split(self.delimiter)?;
+        if cells.len() == 1 && self.columns.len() > 1 {
+            cells = split(',')?;
+        }
+        let cells: Vec<&str> = cells.iter().map(String::as_str).collect();
+        self.encode_row(&cells)
+    }
+
     /// The features of all rows of a CSV file without (or with) the target, to
     /// predict on. Columns go by name if the first line has all the names, else by
     /// place; a file laid out as the training file, target and all, will do too.

@@ -253,12 +253,10 @@ fn missing_values_stay_missing_until_they_are_filled() {
 
 #[test]
 fn a_new_row_is_encoded_as_the_training_rows_were() {
-    let data = good("n,y,c\n1,u,red\n2,v,blue\n");
     let options = CsvOptions {
         target: Some("y".into()),
         ..CsvOptions::default()
     };
-    drop(data);
     let data = parse("n,y,c\n1,u,red\n2,v,blue\n", &options).unwrap();
     let table = table(&data);
     assert_eq!(table.encode_row(&["7", "red"]).unwrap(), [7.0, 0.0, 1.0]);
@@ -274,6 +272,22 @@ fn a_new_row_is_encoded_as_the_training_rows_were() {
     assert!(wrong(&["7", "green"]).contains("\"green\" is not one of the categories"));
     assert!(wrong(&["x", "red"]).contains("column \"n\": \"x\" is not a number"));
     assert!(wrong(&["", "red"]).contains("column \"n\": the value is missing"));
+
+    let line = |text: &str| table.encode_line(text).map_err(|e| e.to_string());
+    assert_eq!(line(" 7 ,\"red\"\n"), Ok(vec![7.0, 0.0, 1.0]));
+    for text in ["", "7,red\n8,red"] {
+        assert!(
+            line(text)
+                .unwrap_err()
+                .contains("one line of values is needed")
+        );
+    }
+    let spaced = good("n m y\n1 2 u\n3 4 v\n".replace(' ', ";").as_str());
+    let Input::Table(spaced) = &spaced.schema().input else {
+        panic!()
+    };
+    assert_eq!(spaced.encode_line("5;6").unwrap(), [5.0, 6.0]);
+    assert_eq!(spaced.encode_line("5,6").unwrap(), [5.0, 6.0]);
 
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("new.csv");
