@@ -18,8 +18,11 @@ pub(super) struct Order {
     pub is_identity: bool,
 }
 
-/// Kept dimensions are gathered at the inside until a row has this many elements.
+/// Kept dimensions are gathered at the inside until a row has this many elements...
 const WIDE_ENOUGH: usize = 64;
+/// ...or until one outer index has this many: narrow rows that follow one another in memory are
+/// folded side by side, which beats jumping between outer indices.
+const MANY_ENOUGH: usize = 256;
 
 struct Dim {
     size: usize,
@@ -87,7 +90,9 @@ impl Order {
         for d in (0..dims.len()).rev() {
             if dims[d].reduced {
                 middle.push(d);
-            } else if by_columns && columns < WIDE_ENOUGH {
+            } else if by_columns
+                && (columns == 1 || columns < WIDE_ENOUGH && columns * folded < MANY_ENOUGH)
+            {
                 columns *= dims[d].size;
                 back.push(d);
             } else {
