@@ -1,7 +1,20 @@
 //! From a [`Tape`] to the steps of a [`Program`].
 
+use super::chain::{self, Do, Link};
 use super::*;
 use crate::cpu::simd::Level;
+
+/// A chain that has not become a step yet.
+#[derive(Clone)]
+struct Pending {
+    head: u16,
+    links: Vec<Link>,
+    /// The instruction, while it is the only one.
+    single: Option<Reg>,
+    /// If it is one product: the operands (the second may be a cell) that a link can take over.
+    product: Option<(u16, u16, bool)>,
+    cost: usize,
+}
 
 pub(super) struct Compiler<'a> {
     tape: &'a Tape,
@@ -20,6 +33,10 @@ pub(super) struct Compiler<'a> {
     splat_of: Vec<Option<u16>>,
     /// The output that a register is computed straight into.
     direct: Vec<Option<u16>>,
+    /// How many operands name a register.
+    uses: Vec<u32>,
+    /// Chains whose last register has one use, which may become their next link.
+    pending: Vec<Option<Pending>>,
     values: Vec<Value>,
     steps: Vec<Step>,
     program: Program,
@@ -44,6 +61,8 @@ impl<'a> Compiler<'a> {
             cell_of: vec![None; n],
             splat_of: vec![None; n],
             direct: vec![None; n],
+            uses: vec![0; n],
+            pending: vec![None; n],
             values: Vec::new(),
             steps: Vec::new(),
             program: Program {
@@ -57,6 +76,7 @@ impl<'a> Compiler<'a> {
                 body: Vec::new(),
                 tail: Vec::new(),
                 walks: Vec::new(),
+                links: Vec::new(),
                 outputs: Vec::new(),
                 scratch: 0,
                 cost: 1,
@@ -121,12 +141,15 @@ impl<'a> Compiler<'a> {
         for i in (0..self.tape.instrs.len()).rev() {
             if self.live[i] {
                 for r in self.tape.instrs[i].operands() {
-                    self.live[self.same_as[r as usize] as usize] = true;
+                    let r = self.same_as[r as usize] as usize;
+                    self.live[r] = true;
+                    self.uses[r] += (self.same_as[i] == i as Reg) as u32;
                 }
             }
         }
         for (k, &r) in self.tape.outputs.iter().enumerate() {
             let r = self.same_as[r as usize] as usize;
+            self.uses[r] += 2; // never only a link
             let loaded = matches!(self.tape.instrs[r], Instr::Load(_));
             let half = matches!(self.dtype(self.tape.outputs[k]), DType::F16 | DType::BF16);
             if !half && !loaded && !self.uniform[r] && self.direct[r].is_none() {
@@ -166,6 +189,9 @@ impl<'a> Compiler<'a> {
             return v;
         }
         let dtype = self.dtype(r);
+        if let Some(chain) = self.pending[i].take() {
+            return self.finish(r, chain);
+        }
         let v = match self.tape.instrs[i] {
             Instr::Load(k) => {
                 let layout = &self.layouts[k as usize];
@@ -266,8 +292,180 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// Compiles a varying instruction with operands.
+    /// Compiles a varying instruction with operands, or makes it a link of a chain.
     fn instruction(&mut self, r: Reg) {
+        if let Some(chain) = self.link(r) {
+            match self.uses[r as usize] {
+                1 => self.pending[r as usize] = Some(chain),
+                _ => drop(self.finish(r, chain)),
+            }
+        } else {
+            self.plain(r);
+        }
+    }
+
+    /// The chain that ends in instruction `r`, if it is of the cheap kind.
+    fn link(&mut self, r: Reg) -> Option<Pending> {
+        let dtype = self.dtype(r);
+        if !dtype.is_float() {
+            return None;
+        }
+        let cost = cost(self.tape.instrs[r as usize]);
+        let same = |r: Reg| self.same_as[r as usize];
+        let (op, a, b) = match self.tape.instrs[r as usize] {
+            Instr::Unary(op, a) => {
+                let does = match op {
+                    Unary::Neg => Do::Neg,
+                    Unary::Abs => Do::Abs,
+                    Unary::Sqrt => Do::Sqrt,
+                    Unary::Recip => Do::Recip,
+                    Unary::Relu => Do::Relu,
+                    _ => return None,
+                };
+                let chain = self.extended(r, same(a), dtype);
+                return Some(chain.then(Link { does, x: 0, y: 0 }, cost));
+            }
+            Instr::Binary(op, a, b) => (op, same(a), same(b)),
+            _ => return None,
+        };
+        use Binary::*;
+        if !matches!(op, Add | Sub | Mul | Div | Max | Min) {
+            return None;
+        }
+        // The accumulator is the side with the longer chain; never a scalar.
+        let length = |r: Reg| {
+            self.pending[r as usize]
+                .as_ref()
+                .map_or(0, |c| c.links.len())
+        };
+        let longer = !self.uniform[b as usize] && length(b) > length(a);
+        let swap = self.uniform[a as usize] || (longer && !matches!(op, Max | Min));
+        if swap && matches!(op, Max | Min) {
+            return None; // which zero or NaN wins depends on the order
+        }
+        let (acc, other) = if swap { (b, a) } else { (a, b) };
+        if a == b {
+            if op != Mul {
+                return None;
+            }
+            let mut chain = self.extended(r, acc, dtype);
+            if chain.links.is_empty() {
+                chain.product = Some((chain.head, chain.head, false));
+            }
+            return Some(chain.then(
+                Link {
+                    does: Do::Square,
+                    x: 0,
+                    y: 0,
+                },
+                cost,
+            ));
+        }
+        // A product on the other side goes into the link.
+        let product = self.pending[other as usize]
+            .as_ref()
+            .and_then(|c| c.product);
+        if let Some((x, y, scalar)) = product.filter(|_| length(acc) > 0 || op != Mul) {
+            let does = match (op, swap, scalar) {
+                (Add, _, false) => Some(Do::AddVV),
+                (Add, _, true) => Some(Do::AddVS),
+                (Sub, false, false) => Some(Do::SubVV),
+                (Sub, false, true) => Some(Do::SubVS),
+                (Sub, true, false) => Some(Do::FromVV),
+                (Sub, true, true) => Some(Do::FromVS),
+                (Mul, _, false) => Some(Do::MulVV),
+                (Mul, _, true) => Some(Do::MulVS),
+                _ => None,
+            };
+            if let Some(does) = does {
+                let absorbed = self.pending[other as usize].take().expect("just seen");
+                let chain = self.extended(r, acc, dtype);
+                let chain = chain.then(Link { does, x, y }, cost + absorbed.cost);
+                return Some(Pending {
+                    product: None,
+                    single: None,
+                    ..chain
+                });
+            }
+        }
+        let scalar = self.uniform[other as usize];
+        let x = if scalar {
+            self.cell(other)
+        } else {
+            self.block(other)
+        };
+        let does = match (op, swap, scalar) {
+            (Add, _, false) => Do::AddV,
+            (Add, _, true) => Do::AddS,
+            (Sub, false, false) => Do::SubV,
+            (Sub, false, true) => Do::SubS,
+            (Sub, true, false) => Do::FromV,
+            (Sub, true, true) => Do::FromS,
+            (Mul, _, false) => Do::MulV,
+            (Mul, _, true) => Do::MulS,
+            (Div, false, false) => Do::DivV,
+            (Div, false, true) => Do::DivS,
+            (Div, true, false) => Do::IntoV,
+            (Div, true, true) => Do::IntoS,
+            (Max, _, false) => Do::MaxV,
+            (Max, _, true) => Do::MaxS,
+            (_, _, false) => Do::MinV,
+            (_, _, true) => Do::MinS,
+        };
+        let mut chain = self.extended(r, acc, dtype);
+        if chain.links.is_empty() && op == Mul {
+            chain.product = Some((chain.head, x, scalar));
+        }
+        Some(chain.then(Link { does, x, y: 0 }, cost))
+    }
+
+    /// The chain that ends in `acc`, for instruction `r` to go on from.
+    fn extended(&mut self, r: Reg, acc: Reg, dtype: DType) -> Pending {
+        // A widened half is another type from here on.
+        if self.dtype(acc) == dtype
+            && let Some(chain) = self.pending[acc as usize].take()
+        {
+            return chain;
+        }
+        let head = self.block(acc);
+        Pending {
+            head,
+            links: Vec::new(),
+            single: Some(r),
+            product: None,
+            cost: 0,
+        }
+    }
+
+    /// Makes a chain a step that computes register `r`.
+    fn finish(&mut self, r: Reg, chain: Pending) -> u16 {
+        if let Some(single) = chain.single {
+            debug_assert_eq!(single, r);
+            self.plain(r);
+            return self.block_of[r as usize].expect("just compiled");
+        }
+        let d = self.new_block(r);
+        let from = self.program.links.len() as u32;
+        self.program.links.extend(chain.links.iter().map(|l| Link {
+            // Operands that a link does not have name something that exists.
+            x: if l.does.has_x() { l.x } else { d },
+            y: if l.does.has_y() { l.y } else { d },
+            ..*l
+        }));
+        let kernel = chain::kernel(self.level, self.dtype(r));
+        let links = from..self.program.links.len() as u32;
+        self.step(
+            Kind::Chain(kernel, links),
+            d,
+            [chain.head, d, d],
+            chain.cost,
+        );
+        self.block_of[r as usize] = Some(d);
+        d
+    }
+
+    /// Compiles an instruction to a step of its own.
+    fn plain(&mut self, r: Reg) {
         let instr = self.tape.instrs[r as usize];
         let operands: SmallVec<[Reg; 3]> =
             instr.operands().map(|r| self.same_as[r as usize]).collect();
@@ -338,7 +536,12 @@ impl<'a> Compiler<'a> {
         let mut last = vec![0usize; self.values.len()];
         let mut first = vec![usize::MAX; self.values.len()];
         for (s, step) in self.steps.iter().chain(&self.program.tail).enumerate() {
-            for v in step.args.into_iter().chain([step.d]) {
+            for v in step
+                .args
+                .into_iter()
+                .chain([step.d])
+                .chain(self.program.link_operands(step))
+            {
                 last[v as usize] = s;
             }
             first[step.d as usize] = first[step.d as usize].min(s);
@@ -369,7 +572,11 @@ impl<'a> Compiler<'a> {
         }
         for (s, step) in self.steps.iter().enumerate() {
             // An operand that dies here may give its slot to the result, which kernels allow.
-            for v in step.args {
+            for v in step
+                .args
+                .into_iter()
+                .chain(self.program.link_operands(step))
+            {
                 let slot = slot_of[v as usize];
                 if last[v as usize] == s && slot != usize::MAX {
                     slots[slot].1 = true;
@@ -426,6 +633,28 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+    }
+}
+
+impl Program {
+    /// The values that the links of a step read.
+    fn link_operands<'a>(&'a self, step: &Step) -> impl Iterator<Item = u16> + use<'a> {
+        let range = match &step.kind {
+            Kind::Chain(_, links) => links.start as usize..links.end as usize,
+            _ => 0..0,
+        };
+        self.links[range].iter().flat_map(|l| [l.x, l.y])
+    }
+}
+
+impl Pending {
+    fn then(mut self, link: Link, cost: usize) -> Pending {
+        if !self.links.is_empty() {
+            (self.single, self.product) = (None, None);
+        }
+        self.links.push(link);
+        self.cost += cost;
+        self
     }
 }
 

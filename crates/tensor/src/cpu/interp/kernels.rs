@@ -45,7 +45,7 @@ pub(super) trait Body {
     unsafe fn run<R: Registers>(n: usize, d: *mut u8, a: *const u8, b: *const u8, c: *const u8);
 }
 
-struct Plain;
+pub(super) struct Plain;
 impl Registers for Plain {
     type F32 = f32;
     type F64 = f64;
@@ -56,16 +56,16 @@ unsafe fn plain<B: Body>(n: usize, d: *mut u8, a: *const u8, b: *const u8, c: *c
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use super::{Body, Registers};
     use crate::cpu::math::lanes::{F32x8, F32x16, F64x4, F64x8};
 
-    struct Avx2;
+    pub struct Avx2;
     impl Registers for Avx2 {
         type F32 = F32x8;
         type F64 = F64x4;
     }
-    struct Avx512;
+    pub struct Avx512;
     impl Registers for Avx512 {
         type F32 = F32x16;
         type F64 = F64x8;
@@ -208,24 +208,24 @@ unsafe fn drive<V, E, O, const A: u8, const B: u8, const C: u8>(
 }
 
 /// The rounding after an instruction.
-trait Post<E: Float> {
+pub(super) trait Post<E: Float> {
     fn post<V: Lanes<E = E>>(x: V) -> V;
 }
-struct Exact;
+pub(super) struct Exact;
 impl<E: Float> Post<E> for Exact {
     #[inline(always)]
     fn post<V: Lanes<E = E>>(x: V) -> V {
         x
     }
 }
-struct ToBf16;
+pub(super) struct ToBf16;
 impl Post<f32> for ToBf16 {
     #[inline(always)]
     fn post<V: Lanes<E = f32>>(x: V) -> V {
         math::round_bf16(x)
     }
 }
-struct ToF16;
+pub(super) struct ToF16;
 impl Post<f32> for ToF16 {
     #[inline(always)]
     fn post<V: Lanes<E = f32>>(x: V) -> V {

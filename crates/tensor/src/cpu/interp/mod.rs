@@ -6,11 +6,13 @@
 //! registers of one block each, allocated by liveness so that everything stays in L1. To keep
 //! steps few and cheap:
 //!
+//! - runs of cheap float instructions become one step ([`chain`]);
 //! - contiguous inputs are read where they lie, and the last instruction of an output writes
 //!   straight into it, also if it overwrites an input of the same tape;
 //! - values that are the same at every index (constants, inputs broadcast from one element, and
 //!   what is computed from those) are computed once per run and enter the loops as scalars.
 
+mod chain;
 mod kernels;
 mod load;
 mod random;
@@ -44,6 +46,7 @@ pub struct Program {
     /// Further stores into outputs, only where outputs are written to memory.
     tail: Vec<Step>,
     walks: Vec<(u16, Walk)>,
+    links: Vec<chain::Link>,
     /// Per output: its value, the value that holds a block of it in register form, and the inputs
     /// that are still read after it is written.
     outputs: Vec<Output>,
@@ -87,6 +90,8 @@ struct Step {
 
 enum Kind {
     Op(Kernel),
+    /// With the links at these places of `links`.
+    Chain(chain::ChainKernel, Range<u32>),
     /// By `walks[k]`.
     Load(u16),
     /// From key `k`.
@@ -333,6 +338,10 @@ impl Program {
                 Kind::Op(kernel) => {
                     let [a, b, c] = step.args.map(|v| at[v as usize].cast_const());
                     kernel(n, d, a, b, c)
+                }
+                Kind::Chain(kernel, links) => {
+                    let links = &self.links[links.start as usize..links.end as usize];
+                    kernel(n, d, at[step.args[0] as usize], links, at)
                 }
                 Kind::Load(w) => {
                     let (k, walk) = &self.walks[*w as usize];
