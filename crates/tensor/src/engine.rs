@@ -48,15 +48,14 @@ pub struct Operand {
     pub layout: Layout,
 }
 
-/// An elementwise kernel: a tape over `numel` elements. Its inputs may have any layouts with that
-/// many elements; its outputs are contiguous.
+/// An elementwise kernel: a tape over the elements of a shape. Its outputs are contiguous.
 #[derive(Clone, Debug)]
 pub struct MapSpec {
     /// The program.
     pub tape: Tape,
-    /// How many elements.
-    pub numel: usize,
-    /// Layouts of the tape's inputs.
+    /// The shape iterated over.
+    pub shape: Shape,
+    /// Layouts of the tape's inputs, all of that shape.
     pub inputs: SmallVec<[Layout; 8]>,
 }
 
@@ -69,16 +68,14 @@ pub type Epilogue = Option<MapSpec>;
 pub enum KernelSpec {
     /// Elementwise: `inputs.. -> outputs..`.
     Map(MapSpec),
-    /// Reduction of what a tape yields (its one output) over axes of `shape`:
+    /// Reduction of what a tape yields (its one output) over axes of its shape:
     /// `prologue inputs.., epilogue inputs.. -> result, epilogue outputs..`.
     Reduce {
         /// What is accumulated.
         op: ReduceOp,
-        /// The shape before the reduction.
-        shape: Shape,
         /// The axes that disappear.
         axes: SmallVec<[usize; 6]>,
-        /// Elementwise work on the way in; every input has the shape `shape`.
+        /// Elementwise work on the way in, over the shape before the reduction.
         prologue: MapSpec,
         /// Elementwise work on the way out.
         epilogue: Epilogue,

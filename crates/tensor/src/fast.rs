@@ -62,6 +62,11 @@ pub enum Fast {
         /// Added to the variance.
         eps: f64,
     },
+    /// `[x, mean, var, dy] -> dweight [c]`.
+    BatchNormGradWeight {
+        /// Added to the variance.
+        eps: f64,
+    },
     /// Maximum over windows of the last two axes; the first wins a tie, NaN wins all.
     MaxPool(Window),
     /// `[x, dy] -> dx`.
@@ -120,6 +125,7 @@ impl Fast {
             Fast::LayerNormGradWeight { eps },
             Fast::BatchNorm { eps },
             Fast::BatchNormGrad { eps },
+            Fast::BatchNormGradWeight { eps },
             Fast::MaxPool(window),
             Fast::MaxPoolGrad(window),
             Fast::AvgPool(window),
@@ -142,6 +148,7 @@ impl Fast {
             Fast::LayerNormGradWeight { .. } => "layer_norm_grad_weight",
             Fast::BatchNorm { .. } => "batch_norm",
             Fast::BatchNormGrad { .. } => "batch_norm_grad",
+            Fast::BatchNormGradWeight { .. } => "batch_norm_grad_weight",
             Fast::MaxPool(_) => "max_pool",
             Fast::MaxPoolGrad(_) => "max_pool_grad",
             Fast::AvgPool(_) => "avg_pool",
@@ -160,7 +167,8 @@ impl Fast {
             | Fast::LayerNormGrad { eps }
             | Fast::LayerNormGradWeight { eps }
             | Fast::BatchNorm { eps }
-            | Fast::BatchNormGrad { eps } => h(eps.to_bits()),
+            | Fast::BatchNormGrad { eps }
+            | Fast::BatchNormGradWeight { eps } => h(eps.to_bits()),
             Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
             Fast::AvgPoolGrad(w, size) => {
                 w.hash(h);
@@ -174,6 +182,7 @@ impl Fast {
         let shape = match self {
             Fast::CrossEntropy { .. } => inputs[1].0.clone(),
             Fast::LayerNormGradWeight { .. } => Shape::from([x[x.len() - 1]]),
+            Fast::BatchNormGradWeight { .. } => Shape::from([x[1]]),
             Fast::MaxPool(w) | Fast::AvgPool(w) => {
                 let mut shape = x.clone();
                 for i in 0..2 {
@@ -253,6 +262,10 @@ impl Fast {
                 let along = (g * &xhat).mean_keepdim(axes);
                 (g - mean - xhat * along) * rstd * channelwise(&inputs[3], x)
             }
+            Fast::BatchNormGradWeight { eps } => {
+                let (xhat, _) = standardise_channels(x, *eps);
+                (xhat * &inputs[3]).sum(all_but_channels(x))
+            }
             Fast::MaxPool(w) => {
                 let windows = windows(x, w, f64::NEG_INFINITY);
                 let first = windows.detach().argmax(-1).unsqueeze(-1);
@@ -303,9 +316,6 @@ impl Fast {
                     unreachable!()
                 };
                 let axes = all_but_channels(x);
-                let rstd = (var + *eps).rsqrt();
-                let centred = x - channelwise(mean, x);
-                let dweight = (g * centred).sum(axes.clone()) * rstd;
                 vec![
                     fast(
                         Fast::BatchNormGrad { eps: *eps },
@@ -313,7 +323,7 @@ impl Fast {
                     ),
                     None,
                     None,
-                    Some(dweight),
+                    fast(Fast::BatchNormGradWeight { eps: *eps }, &[x, mean, var, g]),
                     Some(g.sum(axes)),
                 ]
             }
@@ -329,6 +339,7 @@ impl Fast {
             | Fast::LayerNormGrad { .. }
             | Fast::LayerNormGradWeight { .. }
             | Fast::BatchNormGrad { .. }
+            | Fast::BatchNormGradWeight { .. }
             | Fast::MaxPoolGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
         }
     }

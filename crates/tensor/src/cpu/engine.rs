@@ -1,57 +1,107 @@
 //! The CPU engine: every kernel specification bound to the function that runs it.
 
-use super::{copy, index, matmul, naive, sort};
+mod fast;
+mod fused;
+
+use super::{arg_reduce, copy, index, scan, simd, sort};
 use crate::dtype::DType;
-use crate::engine::{Arg, Engine, Kernel, KernelSpec, MapSpec, Operand};
+use crate::engine::{Arg, Engine, Kernel, KernelSpec, Operand, Storage};
 use crate::error::{Error, Result};
+use crate::prim::ReduceOp;
+use crate::shape::{Layout, Shape};
 use crate::tape::Slots;
-use smallvec::SmallVec;
-use std::ops::Range;
+use crate::with_dtype;
 
 /// The engine of this machine's processor.
 pub struct Cpu;
 
 impl Engine for Cpu {
     fn name(&self) -> String {
-        "cpu".into()
+        format!("cpu ({:?})", simd::level()).to_lowercase()
     }
 
     fn compile(&self, spec: KernelSpec) -> Box<dyn Kernel> {
-        Box::new(Naive(spec))
+        match spec {
+            KernelSpec::Map(spec) => Box::new(fused::Map::new(&spec)),
+            KernelSpec::Reduce {
+                op,
+                axes,
+                prologue,
+                epilogue,
+            } => Box::new(fused::Reduce::new(op, &axes, &prologue, epilogue.as_ref())),
+            KernelSpec::MatMul { a, b, epilogue } => {
+                Box::new(fused::MatMul::new(a, b, epilogue.as_ref()))
+            }
+            KernelSpec::Conv {
+                conv,
+                dtype,
+                a,
+                b,
+                out,
+                epilogue,
+            } => Box::new(fused::Convolution::new(
+                &conv,
+                dtype,
+                &a,
+                &b,
+                &out,
+                epilogue.as_ref(),
+            )),
+            KernelSpec::Fast {
+                op,
+                dtype,
+                inputs,
+                out,
+            } => fast::compile(op, dtype, &inputs, &out),
+            KernelSpec::ArgReduce { op, axis, x } => Box::new(ArgReduce {
+                largest: op == ReduceOp::Max,
+                axis,
+                x,
+            }),
+            KernelSpec::CumSum { axis, reverse, x } => Box::new(CumSum { axis, reverse, x }),
+            KernelSpec::ArgSort {
+                axis,
+                descending,
+                x,
+            } => Box::new(ArgSort {
+                axis,
+                descending,
+                x,
+            }),
+            KernelSpec::Gather { axis, x, index } => Box::new(Gather { axis, x, index }),
+            KernelSpec::ScatterAdd {
+                axis,
+                index,
+                src,
+                y,
+            } => Box::new(ScatterAdd {
+                axis,
+                index,
+                src,
+                y,
+            }),
+            KernelSpec::Copy { x, y } => Box::new(Copy { x, y }),
+            KernelSpec::Fill { dtype, numel } => Box::new(Fill { dtype, numel }),
+            KernelSpec::Iota { dtype, numel } => Box::new(Iota { dtype, numel }),
+        }
     }
 }
 
-struct Naive(KernelSpec);
-
+/// The first byte of an operand.
 fn ptr(a: &Arg<'_>) -> *mut u8 {
     a.storage.as_ptr().wrapping_add(a.offset)
 }
+
+/// The element with index 0 everywhere of an operand with a layout.
 fn start(a: &Arg<'_>, x: &Operand) -> *const u8 {
     ptr(a).wrapping_add(x.layout.offset * x.dtype.size())
 }
 
-fn map(
-    spec: &MapSpec,
-    first: Option<*const u8>,
-    args: &[Arg<'_>],
-    outs: &[Arg<'_>],
-    slots: &Slots<'_>,
-    range: Range<usize>,
-) {
-    let inputs: Vec<*const u8> = first
-        .into_iter()
-        .chain(args.iter().map(|a| ptr(a) as *const u8))
-        .collect();
-    for i in range {
-        let r = naive::run(&spec.tape, &spec.inputs, &inputs, slots, i);
-        for (k, v) in r.iter().enumerate() {
-            naive::store(
-                spec.tape.dtypes[spec.tape.outputs[k] as usize],
-                ptr(&outs[k]),
-                i,
-                *v,
-            );
-        }
+fn strided<'a, T>(a: &Arg<'_>, x: &'a Operand) -> index::Strided<'a, T> {
+    index::Strided {
+        ptr: start(a, x).cast(),
+        shape: &x.layout.shape,
+        strides: &x.layout.strides,
     }
 }
 
@@ -63,263 +113,215 @@ fn index_error(op: &'static str, e: index::IndexError) -> Error {
     }
 }
 
-impl Kernel for Naive {
-    fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
-        match &self.0 {
-            KernelSpec::Map(spec) => {
-                let n = spec.inputs.len();
-                map(spec, None, &args[..n], &args[n..], slots, 0..spec.numel);
-            }
-            KernelSpec::Reduce {
-                op,
-                shape,
-                axes,
-                prologue,
-                epilogue,
-            } => {
-                use crate::prim::ReduceOp::*;
-                let n = prologue.inputs.len();
-                let e = epilogue.as_ref().map_or(0, |e| e.inputs.len() - 1);
-                let inputs: Vec<*const u8> =
-                    args[..n].iter().map(|a| ptr(a) as *const u8).collect();
-                let kept: Vec<usize> = (0..shape.len()).filter(|d| !axes.contains(d)).collect();
-                let numel: usize = kept.iter().map(|&d| shape[d]).product();
-                let init = match op {
-                    Sum => 0.0,
-                    Prod => 1.0,
-                    Max => f64::NEG_INFINITY,
-                    Min => f64::INFINITY,
-                };
-                let mut acc = vec![init; numel];
-                for i in 0..shape.numel() {
-                    let v = naive::run(&prologue.tape, &prologue.inputs, &inputs, slots, i)[0];
-                    let mut rest = i;
-                    let mut idx = vec![0; shape.len()];
-                    for d in (0..shape.len()).rev() {
-                        idx[d] = rest % shape[d];
-                        rest /= shape[d];
-                    }
-                    let o = kept.iter().fold(0, |o, &d| o * shape[d] + idx[d]);
-                    let a = &mut acc[o];
-                    *a = match op {
-                        Sum => *a + v,
-                        Prod => *a * v,
-                        Max => {
-                            if v.is_nan() || v > *a {
-                                v
-                            } else {
-                                *a
-                            }
-                        }
-                        Min => {
-                            if v.is_nan() || v < *a {
-                                v
-                            } else {
-                                *a
-                            }
-                        }
-                    };
-                }
-                let dtype = prologue.tape.dtypes[prologue.tape.outputs[0] as usize];
-                let out = ptr(&args[n + e]);
-                acc.iter()
-                    .enumerate()
-                    .for_each(|(i, &v)| naive::store(dtype, out, i, v));
-                if let Some(spec) = epilogue {
-                    map(
-                        spec,
-                        Some(out),
-                        &args[n..n + e],
-                        &args[n + e + 1..],
-                        slots,
-                        0..numel,
-                    );
-                }
-            }
-            KernelSpec::ArgReduce { op, axis, x } => {
-                let shape = &x.layout.shape;
-                let inner: usize = shape[axis + 1..].iter().product();
-                let outer: usize = shape[..*axis].iter().product();
-                let p = ptr(&args[0]);
-                for o in 0..outer {
-                    for i in 0..inner {
-                        let mut best = (0usize, f64::NAN, true);
-                        for k in 0..shape[*axis] {
-                            let v = naive::load(
-                                x.dtype,
-                                p,
-                                naive::element(&x.layout, (o * shape[*axis] + k) * inner + i),
-                            );
-                            let better = best.2
-                                || (!best.1.is_nan()
-                                    && (v.is_nan()
-                                        || if *op == crate::prim::ReduceOp::Max {
-                                            v > best.1
-                                        } else {
-                                            v < best.1
-                                        }));
-                            if better {
-                                best = (k, v, false);
-                            }
-                        }
-                        naive::store(DType::I64, ptr(&args[1]), o * inner + i, best.0 as f64);
-                    }
-                }
-            }
-            KernelSpec::CumSum { axis, reverse, x } => {
-                let shape = &x.layout.shape;
-                let inner: usize = shape[axis + 1..].iter().product();
-                let outer: usize = shape[..*axis].iter().product();
-                let n = shape[*axis];
-                for o in 0..outer {
-                    for i in 0..inner {
-                        let mut s = 0.0;
-                        for k in 0..n {
-                            let k = if *reverse { n - 1 - k } else { k };
-                            let at = (o * n + k) * inner + i;
-                            s += naive::load(x.dtype, ptr(&args[0]), naive::element(&x.layout, at));
-                            naive::store(x.dtype, ptr(&args[1]), at, s);
-                        }
-                    }
-                }
-            }
-            KernelSpec::MatMul { a, b, epilogue } => {
-                let (ra, rb) = (a.layout.shape.len(), b.layout.shape.len());
-                let batch = &a.layout.shape[..ra - 2];
-                let zero: SmallVec<[isize; 6]> = SmallVec::from_elem(0, batch.len());
-                let operand = |arg: &Arg<'_>, x: &Operand| start(arg, x);
-                let dims = matmul::Dims {
-                    batch,
-                    m: a.layout.shape[ra - 2],
-                    k: a.layout.shape[ra - 1],
-                    n: b.layout.shape[rb - 1],
-                };
-                let left = matmul::Operand {
-                    ptr: operand(&args[0], a),
-                    batch: &a.layout.strides[..ra - 2],
-                    row: a.layout.strides[ra - 2],
-                    col: a.layout.strides[ra - 1],
-                };
-                let bb: &[isize] = if rb == 2 {
-                    &zero
-                } else {
-                    &b.layout.strides[..rb - 2]
-                };
-                let right = matmul::Operand {
-                    ptr: operand(&args[1], b),
-                    batch: bb,
-                    row: b.layout.strides[rb - 2],
-                    col: b.layout.strides[rb - 1],
-                };
-                let e = epilogue.as_ref().map_or(0, |e| e.inputs.len() - 1);
-                let out = ptr(&args[2 + e]);
-                // SAFETY: the planner gives operands that cover their layouts.
-                unsafe { matmul::matmul_dyn(a.dtype, dims, left, right, out, &|_| {}) };
-                if let Some(spec) = epilogue {
-                    map(
-                        spec,
-                        Some(out),
-                        &args[2..2 + e],
-                        &args[3 + e..],
-                        slots,
-                        0..spec.numel,
-                    );
-                }
-            }
-            KernelSpec::Gather { axis, x, index } => {
-                let src = index::Strided {
-                    ptr: start(&args[0], x),
-                    shape: &x.layout.shape,
-                    strides: &x.layout.strides,
-                };
-                let idx = index::Strided {
-                    ptr: start(&args[1], index) as *const i64,
-                    shape: &index.layout.shape,
-                    strides: &index.layout.strides,
-                };
-                // SAFETY: as above.
-                unsafe { index::gather(x.dtype.size(), *axis, src, idx, ptr(&args[2])) }
-                    .map_err(|e| index_error("gather", e))?;
-            }
-            KernelSpec::ScatterAdd {
-                axis,
-                index,
-                src,
-                y,
-            } => {
-                let idx = index::Strided {
-                    ptr: start(&args[0], index) as *const i64,
-                    shape: &index.layout.shape,
-                    strides: &index.layout.strides,
-                };
-                let from = index::Strided {
-                    ptr: start(&args[1], src),
-                    shape: &src.layout.shape,
-                    strides: &src.layout.strides,
-                };
-                // SAFETY: as above.
-                unsafe { index::scatter_add(src.dtype, *axis, from, idx, ptr(&args[2]), y) }
-                    .map_err(|e| index_error("scatter_add", e))?;
-            }
-            KernelSpec::Copy { x, y } => {
-                let to = ptr(&args[1]).wrapping_add(y.offset * x.dtype.size());
-                // SAFETY: as above.
-                unsafe {
-                    copy::copy(
-                        x.dtype.size(),
-                        &x.layout.shape,
-                        start(&args[0], x),
-                        &x.layout.strides,
-                        to,
-                        &y.strides,
-                    )
-                };
-            }
-            KernelSpec::Fill { dtype, numel } => {
-                (0..*numel).for_each(|i| {
-                    naive::store(*dtype, ptr(&args[0]), i, slots.scalars[0].to_f64())
-                });
-            }
-            KernelSpec::Iota { dtype, numel } => {
-                (0..*numel).for_each(|i| naive::store(*dtype, ptr(&args[0]), i, i as f64))
-            }
-            KernelSpec::ArgSort {
-                axis,
-                descending,
+/// The sizes before and after an axis multiplied up.
+fn around(shape: &[usize], axis: usize) -> (usize, usize) {
+    (
+        shape[..axis].iter().product(),
+        shape[axis + 1..].iter().product(),
+    )
+}
+
+/// An operand as contiguous memory: its own, or a copy's.
+struct Packed {
+    /// Keeps the copy alive.
+    _copy: Option<Storage>,
+    ptr: *const u8,
+}
+
+fn packed(a: &Arg<'_>, x: &Operand) -> Packed {
+    let from = start(a, x);
+    if x.layout.is_contiguous() {
+        return Packed {
+            _copy: None,
+            ptr: from,
+        };
+    }
+    let (size, shape) = (x.dtype.size(), &x.layout.shape);
+    let copy = Storage::alloc(shape.numel() * size);
+    // SAFETY: the planner's operands cover their layouts; the copy is as large as the shape.
+    unsafe {
+        copy::copy(
+            size,
+            shape,
+            from,
+            &x.layout.strides,
+            copy.as_ptr(),
+            &shape.contiguous_strides(),
+        );
+    }
+    Packed {
+        ptr: copy.as_ptr(),
+        _copy: Some(copy),
+    }
+}
+
+struct ArgReduce {
+    largest: bool,
+    axis: usize,
+    x: Operand,
+}
+impl Kernel for ArgReduce {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let x = strided(&args[0], &self.x);
+        // SAFETY: the planner's operands cover their layouts, and its results their shapes.
+        unsafe {
+            arg_reduce::arg_reduce(
+                self.largest,
+                self.x.dtype,
+                self.axis,
                 x,
-            } => {
-                let shape = &x.layout.shape;
-                let spec = sort::SortSpec {
-                    outer: shape[..*axis].iter().product(),
-                    n: shape[*axis],
-                    inner: shape[axis + 1..].iter().product(),
-                    take: shape[*axis],
-                    descending: *descending,
-                };
-                let bytes = shape.numel() * x.dtype.size();
-                let packed = crate::engine::Storage::alloc(bytes);
-                let values = crate::engine::Storage::alloc(bytes);
-                // SAFETY: as above.
-                unsafe {
-                    copy::copy(
-                        x.dtype.size(),
-                        shape,
-                        start(&args[0], x),
-                        &x.layout.strides,
-                        packed.as_ptr(),
-                        &shape.contiguous_strides(),
-                    );
-                    sort::sort(
-                        x.dtype,
-                        spec,
-                        packed.as_ptr(),
-                        values.as_ptr(),
-                        ptr(&args[1]) as *mut i64,
-                    );
-                }
-            }
-            KernelSpec::Conv { .. } | KernelSpec::Fast { .. } => unimplemented!(),
+                ptr(&args[1]).cast(),
+            )
+        };
+        Ok(())
+    }
+}
+
+struct CumSum {
+    axis: usize,
+    reverse: bool,
+    x: Operand,
+}
+impl Kernel for CumSum {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let shape = &self.x.layout.shape;
+        let (outer, inner) = around(shape, self.axis);
+        let spec = scan::ScanSpec {
+            outer,
+            n: shape[self.axis],
+            inner,
+            reverse: self.reverse,
+        };
+        let x = packed(&args[0], &self.x);
+        // SAFETY: `x` is contiguous over the shape; so is the result.
+        unsafe { scan::scan(scan::Scan::Sum, self.x.dtype, spec, x.ptr, ptr(&args[1])) };
+        Ok(())
+    }
+}
+
+struct ArgSort {
+    axis: usize,
+    descending: bool,
+    x: Operand,
+}
+impl Kernel for ArgSort {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let shape = &self.x.layout.shape;
+        let (outer, inner) = around(shape, self.axis);
+        let n = shape[self.axis];
+        let spec = sort::SortSpec {
+            outer,
+            n,
+            inner,
+            take: n,
+            descending: self.descending,
+        };
+        let x = packed(&args[0], &self.x);
+        let values = Storage::alloc(shape.numel() * self.x.dtype.size());
+        // SAFETY: all three are contiguous over the shape.
+        unsafe {
+            sort::sort(
+                self.x.dtype,
+                spec,
+                x.ptr,
+                values.as_ptr(),
+                ptr(&args[1]).cast(),
+            )
+        };
+        Ok(())
+    }
+}
+
+struct Gather {
+    axis: usize,
+    x: Operand,
+    index: Operand,
+}
+impl Kernel for Gather {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let (x, index) = (strided(&args[0], &self.x), strided(&args[1], &self.index));
+        // SAFETY: the planner's operands cover their layouts; indices are checked.
+        unsafe { index::gather(self.x.dtype.size(), self.axis, x, index, ptr(&args[2])) }
+            .map_err(|e| index_error("gather", e))
+    }
+}
+
+struct ScatterAdd {
+    axis: usize,
+    index: Operand,
+    src: Operand,
+    y: Shape,
+}
+impl Kernel for ScatterAdd {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let (index, src) = (strided(&args[0], &self.index), strided(&args[1], &self.src));
+        let out = ptr(&args[2]);
+        // SAFETY: the planner's operands cover their layouts; indices are checked.
+        unsafe { index::scatter_add(self.src.dtype, self.axis, src, index, out, &self.y) }
+            .map_err(|e| index_error("scatter_add", e))
+    }
+}
+
+struct Copy {
+    x: Operand,
+    y: Layout,
+}
+impl Kernel for Copy {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let (size, x, y) = (self.x.dtype.size(), &self.x.layout, &self.y);
+        let to = ptr(&args[1]).wrapping_add(y.offset * size);
+        // SAFETY: both layouts have one shape and lie within their operands.
+        unsafe {
+            copy::copy(
+                size,
+                &x.shape,
+                start(&args[0], &self.x),
+                &x.strides,
+                to,
+                &y.strides,
+            )
+        };
+        Ok(())
+    }
+}
+
+struct Fill {
+    dtype: DType,
+    numel: usize,
+}
+impl Kernel for Fill {
+    fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
+        let value = slots.scalars[0];
+        let mut bytes = [0u8; 8];
+        let size = self.dtype.size();
+        match self.dtype {
+            DType::I64 => bytes = value.to_i64().to_ne_bytes(),
+            DType::Bool => bytes[0] = value.to_bool() as u8,
+            d => with_dtype!(d, T => {
+                let v = <T as crate::Element>::from_f64(value.to_f64());
+                // SAFETY: every element type is plain bytes, at most 8 of them.
+                unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(v) }
+            }),
         }
+        // SAFETY: the result has `numel` elements.
+        unsafe { copy::fill(&bytes[..size], &[self.numel], ptr(&args[0]), &[1]) };
+        Ok(())
+    }
+}
+
+struct Iota {
+    dtype: DType,
+    numel: usize,
+}
+impl Kernel for Iota {
+    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+        let out = ptr(&args[0]);
+        with_dtype!(self.dtype, T => {
+            for i in 0..self.numel {
+                // SAFETY: the result has `numel` elements.
+                unsafe { out.cast::<T>().add(i).write(<T as crate::Element>::from_f64(i as f64)) };
+            }
+        });
         Ok(())
     }
 }

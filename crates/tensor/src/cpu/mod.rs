@@ -9,7 +9,6 @@ pub mod index;
 pub mod interp;
 pub mod math;
 pub mod matmul;
-mod naive;
 pub mod pool;
 pub mod pool2d;
 pub mod reduce;

@@ -80,6 +80,8 @@ struct Group {
     prologue: Vec<u32>,
     /// Maps, unordered until the end.
     members: Vec<u32>,
+    /// The shape under which the members' strided inputs are seen, once there is one.
+    frame: Option<Shape>,
     open: bool,
 }
 
@@ -319,6 +321,26 @@ impl Lowering<'_> {
         }
     }
 
+    /// Whether the strided inputs of map `i` can be seen under the frame of group `g`.
+    fn fits_frame(&self, i: usize, g: u32) -> bool {
+        let Some(frame) = &self.groups[g as usize].frame else {
+            return true;
+        };
+        self.strided(i)
+            .all(|layout| under_shape(layout, frame).is_some())
+    }
+
+    /// The layouts of the inputs of map `i` that are not simply in order.
+    fn strided(&self, i: usize) -> impl Iterator<Item = &Layout> {
+        self.graph.nodes[i]
+            .inputs
+            .iter()
+            .filter_map(|&k| match &self.res[k as usize] {
+                Res::View { layout, .. } if !layout.is_contiguous() => Some(layout),
+                _ => None,
+            })
+    }
+
     fn assign_map(&mut self, i: usize) {
         let inputs = self.graph.nodes[i].inputs.clone();
         // Strided reads first: they close groups that could otherwise be joined.
@@ -344,7 +366,8 @@ impl Lowering<'_> {
                 continue;
             }
             let g = self.group_of[base as usize];
-            if home == Some(g) || !self.fusion || !self.groups[g as usize].open {
+            let joinable = self.fusion && self.groups[g as usize].open && self.fits_frame(i, g);
+            if home == Some(g) || !joinable {
                 continue;
             }
             home = match home {
@@ -361,6 +384,9 @@ impl Lowering<'_> {
             self.groups.len() as u32 - 1
         });
         self.group_of[i] = home;
+        if self.groups[home as usize].frame.is_none() && self.strided(i).next().is_some() {
+            self.groups[home as usize].frame = Some(self.graph.nodes[i].shape().clone());
+        }
         self.groups[home as usize].members.push(i as u32);
         for &input in &inputs {
             let Res::View { base, direct, .. } = self.res[input as usize] else {
@@ -381,7 +407,8 @@ impl Lowering<'_> {
     fn try_merge(&mut self, a: u32, b: u32) -> u32 {
         let (ga, gb) = (&self.groups[a as usize], &self.groups[b as usize]);
         let too_long = ga.members.len() + gb.members.len() >= MAX_TAPE;
-        if too_long || (ga.anchor.is_some() && gb.anchor.is_some()) {
+        let frames = ga.frame.is_some() && gb.frame.is_some() && ga.frame != gb.frame;
+        if too_long || frames || (ga.anchor.is_some() && gb.anchor.is_some()) {
             return a;
         }
         // The anchored one, or else the longer one, takes in the other.
@@ -389,11 +416,14 @@ impl Lowering<'_> {
             gb.anchor.is_some() || (ga.anchor.is_none() && gb.members.len() > ga.members.len());
         let (keep, gone) = if keep_b { (b, a) } else { (a, b) };
         let moved = std::mem::take(&mut self.groups[gone as usize].members);
+        let frame = self.groups[gone as usize].frame.take();
         self.groups[gone as usize].open = false;
         for &m in &moved {
             self.group_of[m as usize] = keep;
         }
-        self.groups[keep as usize].members.extend(moved);
+        let group = &mut self.groups[keep as usize];
+        group.members.extend(moved);
+        group.frame = group.frame.take().or(frame);
         keep
     }
 
@@ -550,10 +580,11 @@ impl Lowering<'_> {
     fn emit_map(&mut self, g: usize) {
         let members = std::mem::take(&mut self.groups[g].members);
         let mut slots = SlotList::default();
-        let Some((spec, loads, writes)) = self.tape(&members, None, &mut slots) else {
+        let frame = self.groups[g].frame.take();
+        let Some((spec, loads, writes)) = self.tape(&members, None, frame, &mut slots) else {
             return;
         };
-        if spec.numel == 0 {
+        if spec.shape.numel() == 0 {
             return;
         }
         let in_step = in_step(&spec, 0);
@@ -574,9 +605,11 @@ impl Lowering<'_> {
         &self,
         members: &[u32],
         first: Option<usize>,
+        frame: Option<Shape>,
         slots: &mut SlotList,
     ) -> Option<(MapSpec, SmallVec<[ValueId; 6]>, SmallVec<[ValueId; 4]>)> {
         let numel = self.graph.nodes[*members.first()? as usize].shape().numel();
+        let shape = frame.unwrap_or_else(|| Shape::from([numel]));
         let mut tape = Tape::default();
         let mut inputs: SmallVec<[Layout; 8]> = SmallVec::new();
         let mut loads: SmallVec<[ValueId; 6]> = SmallVec::new();
@@ -585,7 +618,7 @@ impl Lowering<'_> {
         let mut seen: Vec<(ValueId, Layout, Reg)> = Vec::new();
         if let Some(first) = first {
             let node = &self.graph.nodes[first];
-            inputs.push(Layout::contiguous(node.shape().clone()));
+            inputs.push(Layout::contiguous(shape.clone()));
             regs.insert(first as u32, tape.input(node.dtype()));
         }
         let mut writes = SmallVec::new();
@@ -606,7 +639,8 @@ impl Lowering<'_> {
                             Some((_, _, reg)) => *reg,
                             None => {
                                 let reg = tape.input(dtype);
-                                inputs.push(layout.clone());
+                                let seen_under = under_shape(layout, &shape);
+                                inputs.push(seen_under.expect("checked when joined"));
                                 loads.push(*base);
                                 seen.push((*base, layout.clone(), reg));
                                 reg
@@ -635,7 +669,7 @@ impl Lowering<'_> {
         Some((
             MapSpec {
                 tape,
-                numel,
+                shape,
                 inputs,
             },
             loads,
@@ -646,7 +680,8 @@ impl Lowering<'_> {
     fn emit_anchored(&mut self, g: usize, i: usize) {
         let members = std::mem::take(&mut self.groups[g].members);
         let mut slots = SlotList::default();
-        let epilogue = self.tape(&members, Some(i), &mut slots);
+        let frame = self.groups[g].frame.take();
+        let epilogue = self.tape(&members, Some(i), frame, &mut slots);
         let (epilogue, loads, outs) = match epilogue {
             Some((spec, loads, outs)) => (Some(spec), loads, outs),
             None => (None, SmallVec::new(), SmallVec::new()),
@@ -682,7 +717,7 @@ impl Lowering<'_> {
                     tape.outputs.push(reg);
                     MapSpec {
                         tape,
-                        numel: shape.numel(),
+                        shape,
                         inputs: smallvec![x.layout],
                     }
                 } else {
@@ -690,18 +725,15 @@ impl Lowering<'_> {
                         unreachable!()
                     };
                     self.stored[base as usize] = true;
-                    let (mut spec, loads, _) =
-                        self.tape(&prologue, None, &mut slots).expect("not empty");
+                    let (spec, loads, _) = self
+                        .tape(&prologue, None, Some(shape), &mut slots)
+                        .expect("not empty");
                     self.stored[base as usize] = false;
-                    for l in &mut spec.inputs {
-                        *l = under_shape(l, &shape).expect("checked when absorbed");
-                    }
                     reads.extend(loads);
                     spec
                 };
                 KernelSpec::Reduce {
                     op,
-                    shape,
                     axes,
                     prologue: spec,
                     epilogue,
