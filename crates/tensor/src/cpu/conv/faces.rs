@@ -1,9 +1,13 @@
 //! The three faces as products with columns.
 
 use super::columns::{SLACK, Walk};
+#[cfg(target_arch = "x86_64")]
+use super::direct;
 use super::{ConvShape, Face, Ptr};
 use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
 use crate::cpu::pool;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::simd::{Level, level};
 use std::ops::Range;
 
 /// The least number of multiply-adds for a task of its own.
@@ -51,13 +55,13 @@ fn walk(s: &ConvShape) -> Walk {
 }
 
 /// `y[n, g, o, p] = sum_k w[g, o, k] * columns(x[n, g])[k, p]`.
-struct Correlation {
-    batch: usize,
-    groups: usize,
+pub struct Correlation {
+    pub batch: usize,
+    pub groups: usize,
     /// Channels per group.
-    ins: usize,
-    outs: usize,
-    walk: Walk,
+    pub ins: usize,
+    pub outs: usize,
+    pub walk: Walk,
 }
 
 impl Correlation {
@@ -123,6 +127,11 @@ unsafe fn correlate<T: Block>(
     y: *mut T,
     after: After<'_>,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 && direct::suits::<T>(c) {
+        // SAFETY: passed on from the caller, and the features are there.
+        return unsafe { direct::correlate(c, x, w, y, after) };
+    }
     let walk = &c.walk;
     let image = walk.image[0] * walk.image[1];
     let positions = walk.positions();
@@ -271,7 +280,21 @@ unsafe fn weight_grad<T: Block>(
     let parts = s.batch.div_ceil(per_part);
     // The sums lie as `[o, k]` or, where that fills vectors better, as `[k, o]`.
     let turned = outs >= 16 || outs >= some * taps;
-    let size = some * taps * outs;
+    #[cfg(target_arch = "x86_64")]
+    let direct = level() >= Level::Avx512 && direct::suits_weights::<T>(s);
+    #[cfg(not(target_arch = "x86_64"))]
+    let direct = false;
+    let turned = turned || direct;
+    // Elements from one row of sums to the next, if they lie as `[k, o]`.
+    #[cfg(target_arch = "x86_64")]
+    let row = if direct {
+        direct::WeightSums::row::<T>(outs)
+    } else {
+        outs
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let row = outs;
+    let size = some * taps * row;
     let sums = Scratch::<T>::new(parts * s.groups * cuts * size);
     let (x, dy, to) = (Ptr(x.cast_mut()), Ptr(dy.cast_mut()), Ptr(sums.ptr()));
     // Columns of a few channels at a time.
@@ -284,8 +307,26 @@ unsafe fn weight_grad<T: Block>(
         let channels = some.min(ins - c);
         let rows = channels * taps;
         let images = part * per_part..s.batch.min((part + 1) * per_part);
-        let direct = walk.is_pointwise();
-        let padded = Scratch::<T>::new(if direct { 0 } else { padded_len });
+        #[cfg(target_arch = "x86_64")]
+        if direct {
+            let sums = direct::WeightSums::new(walk, channels, outs);
+            let padded = Scratch::<T>::new(channels * walk.padded_len());
+            let grads = Scratch::<T>::new(positions * row);
+            for n in images.clone() {
+                let unit = n * s.groups + group;
+                // SAFETY: channels of image `n`, and its output's gradient; scratch of the sizes
+                // needed; the sums of this task; the features are there.
+                unsafe {
+                    let x = x.0.add((unit * ins + c) * image);
+                    let dy = dy.0.add(unit * outs * positions);
+                    let (padded, grads, to) = (padded.ptr(), grads.ptr(), to.0.add(task * size));
+                    sums.add(x, dy, padded, grads, to, n > images.start);
+                }
+            }
+            return;
+        }
+        let in_place = walk.is_pointwise();
+        let padded = Scratch::<T>::new(if in_place { 0 } else { padded_len });
         let columns = Scratch::<T>::new(if direct {
             0
         } else {
@@ -299,7 +340,7 @@ unsafe fn weight_grad<T: Block>(
                 // task.
                 unsafe {
                     let src = x.0.add((unit * ins + c + first) * image);
-                    let cols = if direct {
+                    let cols = if in_place {
                         src.cast_const()
                     } else {
                         walk.pad(src, now, padded.ptr());
@@ -357,7 +398,7 @@ unsafe fn weight_grad<T: Block>(
                 let rows = some.min(ins - c) * taps;
                 for r in 0..rows {
                     let at = if turned {
-                        r * outs + o_in
+                        r * row + o_in
                     } else {
                         o_in * rows + r
                     };

@@ -7,6 +7,8 @@
 //! has height 1.
 
 mod columns;
+#[cfg(target_arch = "x86_64")]
+mod direct;
 mod faces;
 
 use super::matmul::After;

@@ -12,6 +12,9 @@ pub const MAX_ROWS: [usize; 4] = [0, 14, 14, 9];
 /// general registers.
 pub const MAX_ROWS_BY_ROW: [usize; 4] = [0, 8, 8, 8];
 
+/// Most output positions of a convolution's tile.
+pub const MAX_POSITIONS: usize = 14;
+
 /// What a micro-kernel works on.
 pub struct Tile<T> {
     /// Length of the sums.
@@ -40,6 +43,46 @@ pub struct Tile<T> {
 /// processor must have AVX-512F.
 pub type Kernel<T> = unsafe fn(&Tile<T>);
 
+/// What a convolution's kernel works on: rows are neighbouring output positions, columns are
+/// output channels, and the first operand is the padded image itself.
+pub struct ImageTile<T> {
+    /// Length of the sums.
+    pub k: usize,
+    /// First operand: element `(i, l)` at `a + i * STEP + offsets[l]`.
+    pub a: *const T,
+    pub offsets: *const usize,
+    /// Second operand: row `l` at `b + l * b_step`.
+    pub b: *const T,
+    pub b_step: usize,
+    /// Output: row `i` at `c + i * c_step`.
+    pub c: *mut T,
+    pub c_step: usize,
+}
+
+/// What the kernel of a convolution's weight gradient works on: rows are weights, columns are
+/// output channels, and the sums run over the output positions.
+pub struct WeightTile<T> {
+    /// The padded image; row `i` of the tile begins at `a + offsets[i]`.
+    pub a: *const T,
+    pub offsets: *const usize,
+    /// Output height and width; steps of `a` from one output row, and position, to the next.
+    pub size: [usize; 2],
+    pub steps: [usize; 2],
+    /// Second operand: position `p` at `b + p * b_step`.
+    pub b: *const T,
+    pub b_step: usize,
+    /// Output: row `i` at `c + i * c_step`.
+    pub c: *mut T,
+    pub c_step: usize,
+    /// Add to `c` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A kernel of a convolution, under the same conditions as [`Kernel`].
+pub type ImageKernel<T> = unsafe fn(&ImageTile<T>);
+/// A kernel of a weight gradient, under the same conditions as [`Kernel`].
+pub type WeightKernel<T> = unsafe fn(&WeightTile<T>);
+
 /// An element type with kernels.
 pub trait Lanes: Copy + Send + Sync + 'static {
     /// Elements per vector.
@@ -48,6 +91,10 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn kernel(rows: usize, vectors: usize) -> Kernel<Self>;
     /// The kernel that reads the first operand by row, up to `MAX_ROWS_BY_ROW[vectors]`.
     fn kernel_by_row(rows: usize, vectors: usize) -> Kernel<Self>;
+    /// The convolution kernel for `rows` (1 to 14) by `vectors` (1 or 2) and `step` (1 or 2).
+    fn image_kernel(rows: usize, vectors: usize, step: usize) -> ImageKernel<Self>;
+    /// The kernel of weight gradients for `rows` (1 to 8) by `vectors` (1 or 2).
+    fn weight_kernel(rows: usize, vectors: usize) -> WeightKernel<Self>;
 }
 
 /// The micro-kernel of a type: `R` rows by `V` vectors.
@@ -110,6 +157,83 @@ macro_rules! kernels {
                 }
             }
 
+            #[target_feature(enable = "avx512f")]
+            unsafe fn image<const R: usize, const V: usize, const STEP: usize>(t: &ImageTile<$t>) {
+                let mut acc = [[$zero(); V]; R];
+                let mut b = t.b;
+                for l in 0..t.k {
+                    // SAFETY: row `l` of the second operand; the elements of the image under the
+                    // tile.
+                    unsafe {
+                        let a = t.a.add(*t.offsets.add(l));
+                        let mut bv = [$zero(); V];
+                        for j in 0..V {
+                            bv[j] = $load(b.add(j * $lanes));
+                        }
+                        for i in 0..R {
+                            let x = $set1(*a.add(i * STEP));
+                            for j in 0..V {
+                                acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                            }
+                        }
+                        b = b.add(t.b_step);
+                    }
+                }
+                for i in 0..R {
+                    for j in 0..V {
+                        // SAFETY: row `i` of the output.
+                        unsafe {
+                            let c = t.c.add(i * t.c_step + j * $lanes);
+                            $stores(c, <$mask>::MAX, acc[i][j]);
+                        }
+                    }
+                }
+            }
+
+            #[target_feature(enable = "avx512f")]
+            unsafe fn weight<const R: usize, const V: usize>(t: &WeightTile<$t>) {
+                let mut acc = [[$zero(); V]; R];
+                let mut rows = [t.a; R];
+                for i in 0..R {
+                    // SAFETY: the offsets of the tile's rows.
+                    rows[i] = unsafe { t.a.add(*t.offsets.add(i)) };
+                }
+                let mut b = t.b;
+                for y in 0..t.size[0] {
+                    let mut at = y * t.steps[0];
+                    for _ in 0..t.size[1] {
+                        // SAFETY: a position of the second operand, and of the image.
+                        unsafe {
+                            let mut bv = [$zero(); V];
+                            for j in 0..V {
+                                bv[j] = $load(b.add(j * $lanes));
+                            }
+                            for i in 0..R {
+                                let x = $set1(*rows[i].add(at));
+                                for j in 0..V {
+                                    acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                                }
+                            }
+                            b = b.add(t.b_step);
+                        }
+                        at += t.steps[1];
+                    }
+                }
+                for i in 0..R {
+                    for j in 0..V {
+                        // SAFETY: row `i` of the output.
+                        unsafe {
+                            let c = t.c.add(i * t.c_step + j * $lanes);
+                            let mut x = acc[i][j];
+                            if t.accumulate {
+                                x = $add(x, $load(c));
+                            }
+                            $stores(c, <$mask>::MAX, x);
+                        }
+                    }
+                }
+            }
+
             // Sizes that are never asked for stand in for each other.
             #[rustfmt::skip]
             static TABLE: [[Kernel<$t>; 14]; 3] = [
@@ -124,6 +248,23 @@ macro_rules! kernels {
                 [tile::<1, 3, true>, tile::<2, 3, true>, tile::<3, 3, true>, tile::<4, 3, true>, tile::<5, 3, true>, tile::<6, 3, true>, tile::<7, 3, true>, tile::<8, 3, true>],
             ];
 
+            #[rustfmt::skip]
+            static IMAGE: [[[ImageKernel<$t>; 14]; 2]; 2] = [
+                [
+                    [image::<1, 1, 1>, image::<2, 1, 1>, image::<3, 1, 1>, image::<4, 1, 1>, image::<5, 1, 1>, image::<6, 1, 1>, image::<7, 1, 1>, image::<8, 1, 1>, image::<9, 1, 1>, image::<10, 1, 1>, image::<11, 1, 1>, image::<12, 1, 1>, image::<13, 1, 1>, image::<14, 1, 1>],
+                    [image::<1, 2, 1>, image::<2, 2, 1>, image::<3, 2, 1>, image::<4, 2, 1>, image::<5, 2, 1>, image::<6, 2, 1>, image::<7, 2, 1>, image::<8, 2, 1>, image::<9, 2, 1>, image::<10, 2, 1>, image::<11, 2, 1>, image::<12, 2, 1>, image::<13, 2, 1>, image::<14, 2, 1>],
+                ],
+                [
+                    [image::<1, 1, 2>, image::<2, 1, 2>, image::<3, 1, 2>, image::<4, 1, 2>, image::<5, 1, 2>, image::<6, 1, 2>, image::<7, 1, 2>, image::<8, 1, 2>, image::<9, 1, 2>, image::<10, 1, 2>, image::<11, 1, 2>, image::<12, 1, 2>, image::<13, 1, 2>, image::<14, 1, 2>],
+                    [image::<1, 2, 2>, image::<2, 2, 2>, image::<3, 2, 2>, image::<4, 2, 2>, image::<5, 2, 2>, image::<6, 2, 2>, image::<7, 2, 2>, image::<8, 2, 2>, image::<9, 2, 2>, image::<10, 2, 2>, image::<11, 2, 2>, image::<12, 2, 2>, image::<13, 2, 2>, image::<14, 2, 2>],
+                ],
+            ];
+            #[rustfmt::skip]
+            static WEIGHT: [[WeightKernel<$t>; 8]; 2] = [
+                [weight::<1, 1>, weight::<2, 1>, weight::<3, 1>, weight::<4, 1>, weight::<5, 1>, weight::<6, 1>, weight::<7, 1>, weight::<8, 1>],
+                [weight::<1, 2>, weight::<2, 2>, weight::<3, 2>, weight::<4, 2>, weight::<5, 2>, weight::<6, 2>, weight::<7, 2>, weight::<8, 2>],
+            ];
+
             impl Lanes for $t {
                 const LANES: usize = $lanes;
                 fn kernel(rows: usize, vectors: usize) -> Kernel<Self> {
@@ -133,6 +274,12 @@ macro_rules! kernels {
                 fn kernel_by_row(rows: usize, vectors: usize) -> Kernel<Self> {
                     debug_assert!(rows <= MAX_ROWS_BY_ROW[vectors]);
                     BY_ROW[vectors - 1][rows - 1]
+                }
+                fn image_kernel(rows: usize, vectors: usize, step: usize) -> ImageKernel<Self> {
+                    IMAGE[step - 1][vectors - 1][rows - 1]
+                }
+                fn weight_kernel(rows: usize, vectors: usize) -> WeightKernel<Self> {
+                    WEIGHT[vectors - 1][rows - 1]
                 }
             }
         }

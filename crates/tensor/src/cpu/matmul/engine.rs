@@ -16,8 +16,8 @@ use std::ops::Range;
 const SERIAL: usize = 150_000;
 /// The least work for a task of its own.
 const TASK: usize = 60_000;
-/// The most rows of a task: with a thousand columns they fill half of the second-level cache.
-const TASK_ROWS: usize = 112;
+/// The most rows of a task: the more, the less often the second operand is read again.
+const TASK_ROWS: usize = 192;
 /// From so many uses on, packing a panel pays.
 const REUSE: usize = 4;
 
@@ -366,7 +366,10 @@ pub unsafe fn block<T: Float>(
 }
 
 /// Transposes `p x q` from `src` into `dst`.
-unsafe fn turn<T: Float>(
+///
+/// # Safety
+/// Both must have room for the matrix at their row strides; the processor must have AVX-512F.
+pub unsafe fn turn<T: Float>(
     src: *const T,
     src_row: isize,
     p: usize,

@@ -12,7 +12,13 @@ mod other;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::{ImageTile, Lanes, MAX_POSITIONS, WeightTile};
+#[cfg(target_arch = "x86_64")]
+pub(super) use engine::{Float, turn};
 pub(super) use float::{Block, Left};
+#[cfg(target_arch = "x86_64")]
+pub(super) use pack::panel as pack_panel;
 
 use super::storage::Storage;
 use crate::DType;

@@ -1,0 +1,249 @@
+//! Convolution straight from the padded image with AVX-512, without laying out columns.
+//!
+//! A tile is a run of output positions in one row by two vectors of output channels: the image's
+//! elements are broadcast from where they are, the weights are packed with the channels side by
+//! side. The finished rows, channels last, are transposed into place.
+
+use super::columns::{SLACK, Walk};
+use super::faces::Correlation;
+use super::{ConvShape, Ptr};
+use crate::cpu::matmul::{
+    After, Float, ImageTile, Lanes, MAX_POSITIONS, Scratch, WeightTile, pack_panel, turn,
+};
+use crate::cpu::pool;
+
+/// Bytes of finished rows that are kept before they are transposed.
+const ROWS: usize = 64 << 10;
+/// Bytes of packed weights that a tile may stream from the second-level cache.
+const WEIGHTS: usize = 384 << 10;
+/// The least number of multiply-adds for a task of its own.
+const TASK: usize = 60_000;
+
+fn width<T: Lanes>() -> usize {
+    2 * T::LANES
+}
+
+/// Where the element of the padded image under weight `l` lies, for `[channel, ky, kx]`.
+fn offsets(walk: &Walk, channels: usize) -> Vec<usize> {
+    let [ph, pw] = walk.padded();
+    let mut out = Vec::with_capacity(channels * walk.kernel[0] * walk.kernel[1]);
+    for c in 0..channels {
+        for ky in 0..walk.kernel[0] {
+            for kx in 0..walk.kernel[1] {
+                out.push((c * ph + ky * walk.dilation[0]) * pw + kx * walk.dilation[1]);
+            }
+        }
+    }
+    out
+}
+
+/// Whether the direct way is the faster one: wide enough tiles, enough channels to fill vectors,
+/// weights that stay in the cache, and sums long enough to hide the final transposition.
+pub fn suits<T: Float>(c: &Correlation) -> bool {
+    let k = c.ins * c.walk.kernel[0] * c.walk.kernel[1];
+    let lanes = c.outs.next_multiple_of(T::LANES);
+    let [_, ow] = c.walk.output;
+    ow >= 7
+        && c.outs * 4 >= lanes * 3
+        && c.walk.stride[1] <= 2
+        && k >= 48
+        && k * width::<T>() * size_of::<T>() <= WEIGHTS
+}
+
+/// The part of a convolution that makes output rows `y0..y1`.
+fn some_rows(walk: &Walk, y0: usize, y1: usize) -> Walk {
+    let span = walk.dilation[0] * (walk.kernel[0] - 1) + 1;
+    let height = (y1 - y0 - 1) * walk.stride[0] + span;
+    let lo = walk.padding[0].0 - (y0 * walk.stride[0]) as isize;
+    Walk {
+        padding: [
+            (lo, height as isize - walk.image[0] as isize - lo),
+            walk.padding[1],
+        ],
+        output: [y1 - y0, walk.output[1]],
+        ..*walk
+    }
+}
+
+/// # Safety
+/// As for [`conv`](super::conv), for the sizes in `c`; the processor must have AVX-512F.
+pub unsafe fn correlate<T: Float>(
+    c: &Correlation,
+    x: *const T,
+    w: *const T,
+    y: *mut T,
+    after: After<'_>,
+) {
+    let image = c.walk.image[0] * c.walk.image[1];
+    let [oh, ow] = c.walk.output;
+    let k = c.ins * c.walk.kernel[0] * c.walk.kernel[1];
+    let width = width::<T>();
+    let panels = c.outs.div_ceil(width);
+    // Weights as panels `[k, width]` of every group.
+    let packed = Scratch::<T>::new(c.groups * panels * k * width);
+    let (from, to) = (Ptr(w.cast_mut()), Ptr(packed.ptr()));
+    pool::run_chunks(c.groups * panels, (1 << 14_usize) / (k * width) + 1, |r| {
+        let (from, to) = (&from, &to);
+        for i in r {
+            let (group, o) = (i / panels, i % panels * width);
+            let lines = width.min(c.outs - o);
+            // SAFETY: the weights of `lines` channels; panel `i`.
+            unsafe {
+                let src = from.0.add((group * c.outs + o) * k);
+                let dst = to.0.add(i * k * width);
+                pack_panel(src, k as isize, 1, lines, k, dst, width);
+            }
+        }
+    });
+
+    // A unit is one group of one image; few or large ones are cut by rows.
+    let units = c.batch * c.groups;
+    let work = c.outs * oh * ow * k;
+    let cuts = 8usize.div_ceil(units).min(work / TASK + 1).min(oh);
+    let cut = oh.div_ceil(cuts);
+    let cuts = oh.div_ceil(cut);
+    let joined = if cuts == 1 { (TASK / work).max(1) } else { 1 };
+    let most = some_rows(&c.walk, 0, cut);
+    let padded_len = c.ins * most.padded_len() + SLACK;
+    let rows = (ROWS / (ow * width * size_of::<T>())).clamp(1, cut);
+    let positions = ow.div_ceil(ow.div_ceil(MAX_POSITIONS));
+
+    let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.ptr()));
+    pool::run_chunks(units * cuts, joined, |tasks| {
+        let (x, y, weights) = (&x, &y, &weights);
+        let padded = Scratch::<T>::new(padded_len);
+        let done = Scratch::<T>::new(rows * ow * width);
+        for task in tasks.clone() {
+            let (unit, y0) = (task / cuts, task % cuts * cut);
+            let y1 = oh.min(y0 + cut);
+            let walk = some_rows(&c.walk, y0, y1);
+            let offsets = offsets(&walk, c.ins);
+            let [_, pw] = walk.padded();
+            let step = walk.stride[1];
+            // SAFETY: unit `unit` of the input and the output rows that only this task writes;
+            // scratch of the sizes needed; tiles within the padded image.
+            unsafe {
+                walk.pad(x.0.add(unit * c.ins * image), c.ins, padded.ptr());
+                for panel in 0..panels {
+                    let o = panel * width;
+                    let lines = width.min(c.outs - o);
+                    let vectors = lines.div_ceil(T::LANES);
+                    let b = weights
+                        .0
+                        .add((unit % c.groups * panels + panel) * k * width);
+                    for first in (0..y1 - y0).step_by(rows) {
+                        let some = rows.min(y1 - y0 - first);
+                        for r in 0..some {
+                            let row = padded.ptr().add((first + r) * walk.stride[0] * pw);
+                            for px in (0..ow).step_by(positions) {
+                                let count = positions.min(ow - px);
+                                T::image_kernel(count, vectors, step)(&ImageTile {
+                                    k,
+                                    a: row.add(px * step),
+                                    offsets: offsets.as_ptr(),
+                                    b,
+                                    b_step: width,
+                                    c: done.ptr().add((r * ow + px) * width),
+                                    c_step: width,
+                                });
+                            }
+                        }
+                        let out = y.0.add(((unit * c.outs + o) * oh + y0 + first) * ow);
+                        let step = (oh * ow) as isize;
+                        turn(done.ptr(), width as isize, some * ow, lines, out, step);
+                    }
+                }
+            }
+            if cuts > 1 {
+                for o in 0..c.outs {
+                    let at = (unit * c.outs + o) * oh;
+                    after((at + y0) * ow..(at + y1) * ow);
+                }
+            }
+        }
+        if cuts == 1 {
+            let size = c.outs * oh * ow;
+            after(tasks.start * size..tasks.end * size);
+        }
+    });
+}
+
+/// Whether the weight gradient may be taken directly.
+pub fn suits_weights<T: Float>(s: &ConvShape) -> bool {
+    let outs = s.group_out();
+    let [oh, ow] = s.output();
+    ow >= 4 && oh * ow >= 32 && outs * 4 >= outs.next_multiple_of(T::LANES) * 3 && s.window() >= 4
+}
+
+/// Adds (or writes) one image's part of the weight gradient of some channels to `sums`, which is
+/// `[weights, width]` for each panel of output channels.
+pub struct WeightSums {
+    pub walk: Walk,
+    pub channels: usize,
+    pub outs: usize,
+    offsets: Vec<usize>,
+}
+
+impl WeightSums {
+    pub fn new(walk: Walk, channels: usize, outs: usize) -> Self {
+        let offsets = offsets(&walk, channels);
+        WeightSums {
+            walk,
+            channels,
+            outs,
+            offsets,
+        }
+    }
+
+    /// Elements per row of sums.
+    pub fn row<T: Lanes>(outs: usize) -> usize {
+        outs.next_multiple_of(width::<T>())
+    }
+
+    /// # Safety
+    /// `x` holds the channels of one image, `dy` the output's gradient `[outs, positions]`,
+    /// `padded` and `grads` are scratch of `channels * padded_len` and
+    /// `positions * row` elements; `sums` is `[channels * taps, row]`; needs AVX-512F.
+    pub unsafe fn add<T: Float>(
+        &self,
+        x: *const T,
+        dy: *const T,
+        padded: *mut T,
+        grads: *mut T,
+        sums: *mut T,
+        accumulate: bool,
+    ) {
+        let walk = &self.walk;
+        let positions = walk.positions();
+        let width = width::<T>();
+        let row = Self::row::<T>(self.outs);
+        let [_, pw] = walk.padded();
+        let weights = self.offsets.len();
+        let height = weights.div_ceil(weights.div_ceil(8));
+        // SAFETY: passed on from the caller.
+        unsafe {
+            walk.pad(x, self.channels, padded);
+            for o in (0..self.outs).step_by(width) {
+                let lines = width.min(self.outs - o);
+                let vectors = lines.div_ceil(T::LANES);
+                let src = dy.add(o * positions);
+                let grads = grads.add(o * positions);
+                pack_panel(src, positions as isize, 1, lines, positions, grads, width);
+                for i in (0..weights).step_by(height) {
+                    let count = height.min(weights - i);
+                    T::weight_kernel(count, vectors)(&WeightTile {
+                        a: padded,
+                        offsets: self.offsets[i..].as_ptr(),
+                        size: walk.output,
+                        steps: [walk.stride[0] * pw, walk.stride[1]],
+                        b: grads,
+                        b_step: width,
+                        c: sums.add(i * row + o),
+                        c_step: row,
+                        accumulate,
+                    });
+                }
+            }
+        }
+    }
+}
