@@ -148,3 +148,136 @@ fn a_bad_index_is_an_error_and_not_a_panic() {
         "{message}"
     );
 }
+
+/// A few hundred elementwise expressions over broadcast, strided and repeated operands.
+fn tangle(seed: u64, dtype: DType) -> Vec<Tensor> {
+    manual_seed(seed);
+    let rand = |shape: &[usize]| {
+        Tensor::rand(shape, DType::F64)
+            .to_dtype(dtype)
+            .eval()
+            .clone()
+    };
+    let mut pool = vec![
+        rand(&[6, 5]),
+        rand(&[5]).broadcast_to([6, 5]),
+        rand(&[5, 6]).t(),
+        rand(&[6, 5]),
+    ];
+    let mut state = seed;
+    let mut next = move |n: usize| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    for _ in 0..60 {
+        let (a, b) = (
+            pool[next(pool.len())].clone(),
+            pool[next(pool.len())].clone(),
+        );
+        pool.push(match next(9) {
+            0 => a + b,
+            1 => a - b * 0.5,
+            2 => a * b,
+            3 => a.tanh(),
+            4 => a.maximum(&b),
+            5 => a.gt(&b).where_(&a, &b.exp()),
+            6 => a.flip(0) - b,
+            7 => (a.t() * 0.25).t() + b,
+            _ => a.sigmoid().sqrt(),
+        });
+    }
+    pool
+}
+
+#[test]
+fn fusion_changes_no_bit_of_elementwise_chains() {
+    for seed in 0..12 {
+        for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+            let read = |fusion: bool| {
+                with_options(
+                    Options {
+                        fusion,
+                        ..options()
+                    },
+                    || {
+                        let last = tangle(seed, dtype).pop().unwrap();
+                        last.to_f64_vec()
+                            .iter()
+                            .map(|v| v.to_bits())
+                            .collect::<Vec<_>>()
+                    },
+                )
+            };
+            assert_eq!(read(true), read(false), "seed {seed}, {dtype}");
+        }
+    }
+}
+
+#[test]
+fn memory_stays_flat_over_steps_of_changing_size() {
+    let mut w = Tensor::zeros([20, 10], DType::F32);
+    let mut after_warm_up = 0;
+    for step in 0..10_000usize {
+        let rows = 1 + step * 7919 % 61;
+        let x = Tensor::full([rows, 20], 0.01, DType::F32);
+        let (_, grads) = value_and_grad(&w, |w| (x.matmul(w).tanh() - 0.5).square().mean(..));
+        w = w - grads.into_iter().next().unwrap().1 * 0.1;
+        w.eval();
+        let stats = cpu::storage::stats();
+        let held = stats.in_use + stats.cached;
+        if step == 100 {
+            after_warm_up = held;
+        }
+        // Tests beside this one allocate too: allow for them, but not for growth by step.
+        if step > 100 {
+            assert!(
+                held < after_warm_up + (64 << 20),
+                "{held} bytes after step {step}"
+            );
+        }
+    }
+}
+
+#[test]
+fn empty_tensors_go_through_everything() {
+    let x = Tensor::zeros([0, 3], DType::F32);
+    let w = Tensor::ones([4, 3], DType::F32);
+    assert_eq!(x.linear(&w, None).relu().shape(), [0, 4]);
+    assert_eq!(x.sum(0).to_vec::<f32>(), [0.0; 3]);
+    assert_eq!(x.matmul(&w.t()).to_vec::<f32>(), Vec::<f32>::new());
+    assert_eq!(
+        Tensor::zeros([2, 0], DType::F32)
+            .matmul(&Tensor::zeros([0, 3], DType::F32))
+            .to_vec::<f32>(),
+        [0.0; 6]
+    );
+    assert_eq!(
+        Tensor::cat(&[x.clone(), w.narrow(0, 0, 1)], 0).to_vec::<f32>(),
+        [1.0; 3]
+    );
+    assert!(x.mean(..).item().is_nan());
+    let g = grad(&w, |w| x.linear(w, None).sum(..));
+    assert_eq!(g.to_vec::<f32>(), [0.0; 12]);
+}
+
+#[test]
+fn random_numbers_depend_on_seed_and_order_alone() {
+    let draw = || {
+        manual_seed(9);
+        (
+            Tensor::rand([1000], DType::F32).to_vec::<f32>(),
+            Tensor::randn([7, 11], DType::F64).to_vec::<f64>(),
+        )
+    };
+    let one = draw();
+    cpu::pool::set_threads(2);
+    assert_eq!(one, draw());
+    let mean = one.0.iter().sum::<f32>() / 1000.0;
+    assert!((mean - 0.5).abs() < 0.03, "{mean}");
+    manual_seed(1);
+    let mut order = Tensor::randperm(50).to_vec::<i64>();
+    order.sort();
+    assert!(order.iter().copied().eq(0..50));
+}
