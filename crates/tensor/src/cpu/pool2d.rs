@@ -5,6 +5,8 @@
 
 use super::matmul::After;
 use super::pool;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use super::storage::Storage;
 use crate::DType;
 use crate::fast::Window;
@@ -98,10 +100,19 @@ trait Real:
     const ZERO: Self;
     const LOWEST: Self;
     fn count(n: usize) -> Self;
+    /// The maximum over 2x2 windows side by side.
+    fn max_halves(g: Geometry, x: &[Self], y: &mut [Self]) {
+        max_halves(g, x, y);
+    }
+    /// Its gradient.
+    fn max_grad_halves(g: Geometry, x: &[Self], dy: &[Self], dx: &mut [Self]) {
+        max_grad_halves(g, x, dy, dx);
+    }
 }
 macro_rules! reals {
-    ($($t:ty)*) => {$(
+    ($($t:ty => {$($own:tt)*})*) => {$(
         impl Real for $t {
+            $($own)*
             const ZERO: Self = 0.0;
             const LOWEST: Self = Self::NEG_INFINITY;
             #[inline(always)]
@@ -111,7 +122,138 @@ macro_rules! reals {
         }
     )*};
 }
-reals! { f32 f64 }
+reals! {
+    f32 => {
+        fn max_halves(g: Geometry, x: &[f32], y: &mut [f32]) {
+            #[cfg(target_arch = "x86_64")]
+            if level() >= Level::Avx512 {
+                // SAFETY: the features are there.
+                return unsafe { avx512::max_halves(g, x, y) };
+            }
+            max_halves(g, x, y);
+        }
+        fn max_grad_halves(g: Geometry, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+            #[cfg(target_arch = "x86_64")]
+            if level() >= Level::Avx512 {
+                // SAFETY: the features are there.
+                return unsafe { avx512::max_grad_halves(g, x, dy, dx) };
+            }
+            max_grad_halves(g, x, dy, dx);
+        }
+    }
+    f64 => {}
+}
+
+/// 2x2 windows with explicit AVX-512: masks keep narrow planes, too, in vectors.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::Geometry;
+    use std::arch::x86_64::*;
+
+    /// The four elements of 16 windows of two rows, each in its own vector.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn windows(top: &[f32], bottom: &[f32]) -> [__m512; 4] {
+        let count = top.len().min(32);
+        let even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+        let mask = u32::MAX >> (32 - count);
+        let split = |row: &[f32]| {
+            // SAFETY: the mask lets through no more than `count` elements.
+            let (low, high) = unsafe {
+                (
+                    _mm512_maskz_loadu_ps(mask as __mmask16, row.as_ptr()),
+                    _mm512_maskz_loadu_ps((mask >> 16) as __mmask16, row.as_ptr().wrapping_add(16)),
+                )
+            };
+            (
+                _mm512_permutex2var_ps(low, even, high),
+                _mm512_permutex2var_ps(low, odd, high),
+            )
+        };
+        let ((a, b), (c, d)) = (split(top), split(bottom));
+        [a, b, c, d]
+    }
+
+    /// Where `new` replaces `old`: it is larger, or NaN and `old` is not.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn beats(new: __m512, old: __m512) -> __mmask16 {
+        let larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(new, old);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(new, new);
+        let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(old, old);
+        larger | (nan & number)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn max_halves(g: Geometry, x: &[f32], y: &mut [f32]) {
+        let [w, ow] = [g.input[1], g.output[1]];
+        for (rows, y) in x.chunks_exact(2 * w).zip(y.chunks_exact_mut(ow)) {
+            let (top, bottom) = rows.split_at(w);
+            for o in (0..ow).step_by(16) {
+                let cols = 2 * o..(2 * ow).min(2 * o + 32);
+                let [mut best, b, c, d] = windows(&top[cols.clone()], &bottom[cols]);
+                for v in [b, c, d] {
+                    best = _mm512_mask_mov_ps(best, beats(v, best), v);
+                }
+                let y = &mut y[o..ow.min(o + 16)];
+                let mask = (0xFFFFu32 >> (16 - y.len())) as __mmask16;
+                // SAFETY: the mask lets through the elements of `y` alone.
+                unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, best) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn max_grad_halves(g: Geometry, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let [w, ow] = [g.input[1], g.output[1]];
+        if dy.is_empty() {
+            return dx.fill(0.0);
+        }
+        let whole = g.output[0] * 2 * w;
+        dx[whole..].fill(0.0);
+        let low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+        let rows = x.chunks_exact(2 * w).zip(dy.chunks_exact(ow));
+        for ((x, dy), dx) in rows.zip(dx[..whole].chunks_exact_mut(2 * w)) {
+            let (top, bottom) = x.split_at(w);
+            let (to_top, to_bottom) = dx.split_at_mut(w);
+            to_top[2 * ow..].fill(0.0);
+            to_bottom[2 * ow..].fill(0.0);
+            for o in (0..ow).step_by(16) {
+                let cols = 2 * o..(2 * ow).min(2 * o + 32);
+                let [a, b, c, d] = windows(&top[cols.clone()], &bottom[cols.clone()]);
+                let second = beats(b, a);
+                let best = _mm512_mask_mov_ps(a, second, b);
+                let third = beats(c, best);
+                let best = _mm512_mask_mov_ps(best, third, c);
+                let fourth = beats(d, best);
+                let third = third & !fourth;
+                let second = second & !third & !fourth;
+                let first = !(second | third | fourth);
+                let dy = &dy[o..ow.min(o + 16)];
+                let mask = (0xFFFFu32 >> (16 - dy.len())) as __mmask16;
+                // SAFETY: the mask lets through the elements of `dy` alone.
+                let dy = unsafe { _mm512_maskz_loadu_ps(mask, dy.as_ptr()) };
+                let join = |row: &mut [f32], even: __mmask16, odd: __mmask16| {
+                    let row = &mut row[cols.clone()];
+                    let mask = u32::MAX >> (32 - row.len());
+                    let (even, odd) = (_mm512_maskz_mov_ps(even, dy), _mm512_maskz_mov_ps(odd, dy));
+                    // SAFETY: the masks let through the elements of `row` alone.
+                    unsafe {
+                        let to = row.as_mut_ptr();
+                        let v = _mm512_permutex2var_ps(even, low, odd);
+                        _mm512_mask_storeu_ps(to, mask as __mmask16, v);
+                        let v = _mm512_permutex2var_ps(even, high, odd);
+                        _mm512_mask_storeu_ps(to.wrapping_add(16), (mask >> 16) as __mmask16, v);
+                    }
+                };
+                join(to_top, first, second);
+                join(to_bottom, third, fourth);
+            }
+        }
+    }
+}
 
 /// A stored float: lends a plane of itself in the type that it is computed in.
 trait Stored: Copy + 'static {
@@ -211,10 +353,10 @@ unsafe fn run<T: Stored>(
             T::read(x, &mut |x| {
                 T::read(dy, &mut |dy| {
                     T::write(out, &mut |out| match what {
-                        Pooling::Max if geometry.is_halving() => max_halves(geometry, x, out),
+                        Pooling::Max if geometry.is_halving() => Real::max_halves(geometry, x, out),
                         Pooling::Max => max_plane(geometry, x, out),
                         Pooling::MaxGrad if geometry.is_halving() => {
-                            max_grad_halves(geometry, x, dy, out);
+                            Real::max_grad_halves(geometry, x, dy, out);
                         }
                         Pooling::MaxGrad => max_grad_plane(geometry, x, dy, out),
                         Pooling::Avg => avg_plane(geometry, x, out),
