@@ -13,14 +13,14 @@ pub fn selu(x: &Tensor) -> Tensor {
     x.elu(ALPHA) * SCALE
 }
 
-/// `clamp(x + 3, 0, 6) / 6`.
+/// `clamp(x + 3, 0, 6) / 6`; gradient 0 at the ends.
 pub fn hardsigmoid(x: &Tensor) -> Tensor {
-    (x + 3.0).clamp(0.0, 6.0) / 6.0
+    relu6(&(x + 3.0)) / 6.0
 }
 
-/// `clamp(x, 0, 6)` (Krizhevsky 2010).
+/// `clamp(x, 0, 6)`; gradient 0 at the ends (Krizhevsky 2010).
 pub fn relu6(x: &Tensor) -> Tensor {
-    x.clamp(0.0, 6.0)
+    x.relu().masked_fill(&x.ge_scalar(6.0), 6.0)
 }
 
 /// `x / (1 + |x|)`.

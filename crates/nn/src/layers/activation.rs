@@ -341,6 +341,17 @@ mod tests {
     }
 
     #[test]
+    fn derivatives_at_zero_are_those_of_pytorch() {
+        let zero = Tensor::zeros([1], fornax_tensor::DType::F64);
+        let at_zero = |f: Activation| grad(&zero, |x| f.forward(x).sum(..)).item();
+        assert_eq!(at_zero(Activation::Relu), 0.0);
+        assert_eq!(at_zero(Activation::LeakyRelu), 0.01);
+        assert_eq!(at_zero(Activation::Elu), 1.0);
+        assert_eq!(at_zero(Activation::Relu6), 0.0);
+        assert_eq!(at_zero(Activation::Hardswish), 0.5);
+    }
+
+    #[test]
     fn activations_have_names() {
         assert_eq!(
             serde_json::to_string(&Activation::GeluTanh).unwrap(),

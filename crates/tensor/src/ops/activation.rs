@@ -30,9 +30,10 @@ impl Tensor {
     /// `x` where positive, else `alpha * (exp(x) - 1)` (Clevert et al. 2016).
     pub fn elu(&self, alpha: f64) -> Tensor {
         let x = self.to_real();
+        let positive = x.gt_scalar(0);
         // The branch not taken must stay finite, or its gradient 0 * inf would be NaN.
-        let low = x.minimum(&x.zeros_like()).expm1() * alpha;
-        x.gt_scalar(0).where_(&x, &low)
+        let low = x.masked_fill(&positive, 0.0).expm1() * alpha;
+        positive.where_(&x, &low)
     }
 
     /// `log(1 + exp(beta * x)) / beta`, linear where `beta * x > threshold` (PyTorch's defaults

@@ -148,7 +148,10 @@ impl Tensor {
                 self.shape()
             );
         }
-        if let Prim::Const(value) = self.0.prim {
+        // A constant from outside the recording may be what a gradient is asked for: keep the link.
+        if let Prim::Const(value) = self.0.prim
+            && self.0.is_of_this_recording()
+        {
             return Tensor::constant(value, shape, self.dtype());
         }
         let lead: Shape = std::iter::repeat_n(1, shape.len() - self.rank())
