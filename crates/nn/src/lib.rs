@@ -26,7 +26,7 @@
 //! let (x, y) = (Tensor::randn([8, 4], DType::F32), Tensor::randint(0, 3, [8]));
 //! for _ in 0..3 {
 //!     let (loss, grads) =
-//!         value_and_grad(&net, |net| CrossEntropyLoss::default().forward(&net.forward(&x), &y))?;
+//!         value_and_grad(&net, |net| CrossEntropyLoss::default().forward(&net.forward(&x), &y));
 //!     optimizer.step(&mut net, grads)?;
 //!     println!("{}", loss.item());
 //! }

@@ -285,6 +285,8 @@ mod tests {
         close(s.factor(0), 0.04);
         close(s.factor(1), 0.52);
         close(s.factor(2), 1.0);
+        close(s.factor(4), 0.8117456539497631);
+        close(s.momentum(4).unwrap(), 0.8688255099070633);
         close(s.factor(9), 4e-6);
         // Half-way down: the mean of the top and the end.
         let half = Schedule::one_cycle(20);

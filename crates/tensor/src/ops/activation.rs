@@ -51,8 +51,9 @@ impl Tensor {
         self * self.softplus(1.0, 20.0).tanh()
     }
 
-    /// `x * min(max(x + 3, 0), 6) / 6` (Howard et al. 2019).
+    /// `x * min(max(x + 3, 0), 6) / 6` (Howard et al. 2019); gradient 0 at -3 and 1 at 3.
     pub fn hardswish(&self) -> Tensor {
-        self * (self + 3.0).clamp(0.0, 6.0) / 6.0
+        let gate = (self + 3.0).relu();
+        self * gate.masked_fill(&gate.ge_scalar(6), 6.0) / 6.0
     }
 }
