@@ -43,6 +43,22 @@ pub struct Tile<T> {
 /// processor must have AVX-512F.
 pub type Kernel<T> = unsafe fn(&Tile<T>);
 
+/// What a kernel of dot products works on: four rows times one to four vectors, all contiguous.
+pub struct Dots<T> {
+    pub k: usize,
+    /// Row `i` at `rows + i * row`.
+    pub rows: *const T,
+    pub row: isize,
+    /// Vector `j` at `vectors + j * k`.
+    pub vectors: *const T,
+    /// The product of row `i` and vector `j` goes to `c + i * c_row + j * c_vector`.
+    pub c: *mut T,
+    pub c_row: isize,
+    pub c_vector: isize,
+}
+/// A kernel of dot products, under the same conditions as [`Kernel`].
+pub type DotKernel<T> = unsafe fn(&Dots<T>);
+
 /// What a convolution's kernel works on: rows are neighbouring output positions, columns are
 /// output channels, and the first operand is the padded image itself.
 pub struct ImageTile<T> {
@@ -91,6 +107,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn kernel(rows: usize, vectors: usize) -> Kernel<Self>;
     /// The kernel that reads the first operand by row, up to `MAX_ROWS_BY_ROW[vectors]`.
     fn kernel_by_row(rows: usize, vectors: usize) -> Kernel<Self>;
+    /// The kernel of dot products for `rows` (1 to 4) by `vectors` (1 to 4).
+    fn dot_kernel(rows: usize, vectors: usize) -> DotKernel<Self>;
     /// The convolution kernel for `rows` (1 to 14) by `vectors` (1 or 2) and `step` (1 or 2).
     fn image_kernel(rows: usize, vectors: usize, step: usize) -> ImageKernel<Self>;
     /// The kernel of weight gradients for `rows` (1 to 8) by `vectors` (1 or 2).
@@ -100,7 +118,7 @@ pub trait Lanes: Copy + Send + Sync + 'static {
 /// The micro-kernel of a type: `R` rows by `V` vectors.
 macro_rules! kernels {
     ($module:ident, $t:ty, $lanes:literal, $mask:ty, $zero:ident, $set1:ident, $fma:ident, $add:ident,
-     $load:ident, $loadz:ident, $stores:ident) => {
+     $load:ident, $loadz:ident, $stores:ident, $sum:ident) => {
         mod $module {
             use super::*;
 
@@ -153,6 +171,40 @@ macro_rules! kernels {
                             }
                             $stores(c, mask, x);
                         }
+                    }
+                }
+            }
+
+            #[target_feature(enable = "avx512f")]
+            unsafe fn dots<const R: usize, const V: usize>(t: &Dots<$t>) {
+                let mut acc = [[$zero(); V]; R];
+                let mut l = 0;
+                while l < t.k {
+                    let mask = match t.k - l {
+                        n if n >= $lanes => <$mask>::MAX,
+                        n => <$mask>::MAX >> ($lanes - n),
+                    };
+                    // SAFETY: the lanes of each row and vector that exist.
+                    unsafe {
+                        let mut v = [$zero(); V];
+                        for j in 0..V {
+                            v[j] = $loadz(mask, t.vectors.add(j * t.k + l));
+                        }
+                        for i in 0..R {
+                            let x = t.rows.offset(i as isize * t.row).add(l);
+                            let x = $loadz(mask, x);
+                            for j in 0..V {
+                                acc[i][j] = $fma(x, v[j], acc[i][j]);
+                            }
+                        }
+                    }
+                    l += $lanes;
+                }
+                for i in 0..R {
+                    for j in 0..V {
+                        let at = i as isize * t.c_row + j as isize * t.c_vector;
+                        // SAFETY: an element of the output.
+                        unsafe { *t.c.offset(at) = $sum(acc[i][j]) };
                     }
                 }
             }
@@ -265,6 +317,14 @@ macro_rules! kernels {
                 [weight::<1, 2>, weight::<2, 2>, weight::<3, 2>, weight::<4, 2>, weight::<5, 2>, weight::<6, 2>, weight::<7, 2>, weight::<8, 2>],
             ];
 
+            #[rustfmt::skip]
+            static DOTS: [[DotKernel<$t>; 4]; 4] = [
+                [dots::<1, 1>, dots::<2, 1>, dots::<3, 1>, dots::<4, 1>],
+                [dots::<1, 2>, dots::<2, 2>, dots::<3, 2>, dots::<4, 2>],
+                [dots::<1, 3>, dots::<2, 3>, dots::<3, 3>, dots::<4, 3>],
+                [dots::<1, 4>, dots::<2, 4>, dots::<3, 4>, dots::<4, 4>],
+            ];
+
             impl Lanes for $t {
                 const LANES: usize = $lanes;
                 fn kernel(rows: usize, vectors: usize) -> Kernel<Self> {
@@ -274,6 +334,9 @@ macro_rules! kernels {
                 fn kernel_by_row(rows: usize, vectors: usize) -> Kernel<Self> {
                     debug_assert!(rows <= MAX_ROWS_BY_ROW[vectors]);
                     BY_ROW[vectors - 1][rows - 1]
+                }
+                fn dot_kernel(rows: usize, vectors: usize) -> DotKernel<Self> {
+                    DOTS[vectors - 1][rows - 1]
                 }
                 fn image_kernel(rows: usize, vectors: usize, step: usize) -> ImageKernel<Self> {
                     IMAGE[step - 1][vectors - 1][rows - 1]
@@ -297,7 +360,8 @@ kernels!(
     _mm512_add_ps,
     _mm512_loadu_ps,
     _mm512_maskz_loadu_ps,
-    _mm512_mask_storeu_ps
+    _mm512_mask_storeu_ps,
+    _mm512_reduce_add_ps
 );
 kernels!(
     double,
@@ -310,7 +374,8 @@ kernels!(
     _mm512_add_pd,
     _mm512_loadu_pd,
     _mm512_maskz_loadu_pd,
-    _mm512_mask_storeu_pd
+    _mm512_mask_storeu_pd,
+    _mm512_reduce_add_pd
 );
 
 #[cfg(test)]

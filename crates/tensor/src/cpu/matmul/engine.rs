@@ -6,7 +6,7 @@
 //! For instance `x w^T` with a small batch `x` computes `w x^T`, which packs the small `x` and reads
 //! the large `w` in place.
 
-use super::avx512::{Lanes, MAX_ROWS, MAX_ROWS_BY_ROW, Tile};
+use super::avx512::{Dots, Lanes, MAX_ROWS, MAX_ROWS_BY_ROW, Tile};
 use super::pack::{Pack, panel};
 use super::{After, Matrix, Scratch};
 use crate::cpu::pool;
@@ -37,7 +37,8 @@ pub struct Job<T> {
     chunk: usize,
 }
 
-pub trait Float: Lanes + Pack + crate::Element {}
+/// An element type with products of our own.
+pub trait Float: Lanes + Pack + crate::Element + std::ops::Add<Output = Self> {}
 impl Float for f32 {}
 impl Float for f64 {}
 
@@ -88,7 +89,12 @@ impl<T: Float> Job<T> {
             3 => 3,
             _ => 2,
         };
-        let most = 4096 / size_of::<T>();
+        let pack_b = b.col != 1 || p > REUSE * 8;
+        // With very few rows, what counts is to read `b` in long runs of memory.
+        let most = match p <= 4 && !pack_b {
+            true => 16,
+            false => 4096 / size_of::<T>(),
+        };
         Job {
             p,
             q,
@@ -97,7 +103,7 @@ impl<T: Float> Job<T> {
             b,
             swap,
             vectors,
-            pack_b: b.col != 1 || p > REUSE * 8,
+            pack_b,
             chunk: k.div_ceil(k.div_ceil(most)),
         }
     }
@@ -401,6 +407,10 @@ pub unsafe fn parallel<T: Float>(
     after: After<'_>,
 ) {
     let work = m * n * k;
+    // SAFETY: passed on from the caller.
+    if unsafe { dots(m, n, k, a, b, out, base, after) } {
+        return;
+    }
     if work <= SERIAL {
         // SAFETY: passed on from the caller.
         unsafe { block(m, n, k, a, b, out, n as isize, false) };
@@ -450,7 +460,9 @@ pub unsafe fn parallel<T: Float>(
         });
     } else {
         let each = (TASK / (job.p * job.width() * k)).max(1);
-        pool::run_chunks(panels, each.max(panels.div_ceil(16)), |r| {
+        let least = if job.p <= 4 { 8 } else { 1 };
+        let each = each.max(panels.div_ceil(16)).max(least);
+        pool::run_chunks(panels, each, |r| {
             let (source, target) = (&source, &target);
             // SAFETY: each panel of the output is written by one task.
             unsafe {
@@ -488,6 +500,69 @@ pub unsafe fn parallel<T: Float>(
     }
 }
 
+/// Few columns (or rows) with both operands contiguous along the sums: as dot products, which read
+/// the large operand once and in order. Returns whether it applied.
+#[allow(clippy::too_many_arguments)]
+unsafe fn dots<T: Float>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    out: *mut T,
+    base: usize,
+    after: After<'_>,
+) -> bool {
+    let tall = n <= 4 && m >= 8 && a.col == 1;
+    let wide = m <= 4 && n >= 8 && b.row == 1;
+    if k < 2 * T::LANES || !(tall || wide) {
+        return false;
+    }
+    // `count` rows of the large operand times `few` vectors.
+    let (big, small, count, few) = match tall {
+        true => (a, b.transpose(), m, n),
+        false => (b.transpose(), a, n, m),
+    };
+    let (c_row, c_vector) = if tall { (n, 1) } else { (1, n) };
+    let vectors = Scratch::<T>::new(few * k);
+    for j in 0..few {
+        for l in 0..k {
+            let from = j as isize * small.row + l as isize * small.col;
+            // SAFETY: an element of the small operand, and its place.
+            unsafe { *vectors.ptr().add(j * k + l) = *small.ptr.wrapping_offset(from) };
+        }
+    }
+    let (x, c) = (Out(vectors.ptr()), Out(out));
+    let chunk = (TASK / (few * k))
+        .max(1)
+        .max(count.div_ceil(64))
+        .next_multiple_of(4);
+    pool::run_chunks(count, chunk, |r| {
+        let (x, c, big) = (&x, &c, &big);
+        for i in r.clone().step_by(4) {
+            let rows = (r.end - i).min(4);
+            // SAFETY: rows of the large operand, the vectors, and the output's elements for them.
+            unsafe {
+                T::dot_kernel(rows, few)(&Dots {
+                    k,
+                    rows: big.ptr.wrapping_offset(i as isize * big.row),
+                    row: big.row,
+                    vectors: x.0,
+                    c: c.0.add(i * c_row),
+                    c_row: c_row as isize,
+                    c_vector: c_vector as isize,
+                });
+            }
+        }
+        if tall {
+            after(base + r.start * n..base + r.end * n);
+        } else {
+            (0..m).for_each(|j| after(base + j * n + r.start..base + j * n + r.end));
+        }
+    });
+    true
+}
+
 /// A small output with long sums: the sums are cut into fixed parts, added up in order.
 #[allow(clippy::too_many_arguments)]
 unsafe fn split_sums<T: Float>(
@@ -523,7 +598,7 @@ unsafe fn split_sums<T: Float>(
         unsafe {
             let mut sum = *sums.ptr().add(i);
             for j in 1..parts {
-                sum = T::from_f64(sum.to_f64() + (*sums.ptr().add(j * m * n + i)).to_f64());
+                sum = sum + *sums.ptr().add(j * m * n + i);
             }
             *out.add(i) = sum;
         }
