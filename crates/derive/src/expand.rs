@@ -19,8 +19,9 @@ struct Field<'a> {
 }
 
 pub fn module(input: &DeriveInput) -> Result<TokenStream> {
-    let krate = match type_attribute(&input.attrs)? {
-        Some(path) => quote!(#path),
+    // Where the trait and its companions are.
+    let home = match type_attribute(&input.attrs)? {
+        Some(path) => quote!(#path::module),
         None => crate::facade::path(),
     };
     let mut tys: Vec<&Type> = Vec::new();
@@ -28,7 +29,7 @@ pub fn module(input: &DeriveInput) -> Result<TokenStream> {
         Data::Struct(data) => {
             let fields = fields(&data.fields, false)?;
             tys.extend(fields.iter().map(|f| f.ty));
-            let (a, b) = arm(&krate, quote!(Self), &fields);
+            let (a, b) = arm(&home, quote!(Self), &fields);
             (vec![a], vec![b])
         }
         Data::Enum(data) => {
@@ -38,7 +39,7 @@ pub fn module(input: &DeriveInput) -> Result<TokenStream> {
                 let name = &variant.ident;
                 let fields = fields(&variant.fields, true)?;
                 tys.extend(fields.iter().map(|f| f.ty));
-                let (va, vb) = arm(&krate, quote!(Self::#name), &fields);
+                let (va, vb) = arm(&home, quote!(Self::#name), &fields);
                 a.push(va);
                 b.push(vb);
             }
@@ -61,23 +62,23 @@ pub fn module(input: &DeriveInput) -> Result<TokenStream> {
         )
     };
     let name = &input.ident;
-    let generics = with_bounds(&input.generics, &krate, &tys);
+    let generics = with_bounds(&input.generics, &home, &tys);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
-        impl #impl_generics #krate::module::Module for #name #ty_generics #where_clause {
+        impl #impl_generics #home::Module for #name #ty_generics #where_clause {
             fn visit(
                 &self,
-                __path: &mut #krate::module::Path,
-                __f: &mut dyn ::core::ops::FnMut(#krate::module::Entry<'_>),
+                __path: &mut #home::Path,
+                __f: &mut dyn ::core::ops::FnMut(#home::Entry<'_>),
             ) {
                 __path.enter(self);
                 #body
             }
             fn visit_mut(
                 &mut self,
-                __path: &mut #krate::module::Path,
-                __f: &mut dyn ::core::ops::FnMut(&str, #krate::module::EntryMut<'_>),
+                __path: &mut #home::Path,
+                __f: &mut dyn ::core::ops::FnMut(&str, #home::EntryMut<'_>),
             ) {
                 #body_mut
             }
@@ -86,7 +87,7 @@ pub fn module(input: &DeriveInput) -> Result<TokenStream> {
 }
 
 /// The match arms of `visit` and `visit_mut` for one struct or variant.
-fn arm(krate: &TokenStream, head: TokenStream, fields: &[Field]) -> (TokenStream, TokenStream) {
+fn arm(home: &TokenStream, head: TokenStream, fields: &[Field]) -> (TokenStream, TokenStream) {
     let pattern = fields.iter().map(|f| {
         let (member, binding) = (&f.member, &f.binding);
         quote!(#member: #binding)
@@ -96,7 +97,7 @@ fn arm(krate: &TokenStream, head: TokenStream, fields: &[Field]) -> (TokenStream
         let calls = fields.iter().map(|f| {
             let (binding, ty) = (&f.binding, f.ty);
             // The type's own span, so that "is not a `Module`" points at the field.
-            let call = quote_spanned!(ty.span()=> <#ty as #krate::module::Module>::#method);
+            let call = quote_spanned!(ty.span()=> <#ty as #home::Module>::#method);
             match &f.segment {
                 Some(name) => quote!(__path.scope(#name, |__path| #call(#binding, __path, __f));),
                 None => quote!(#call(#binding, __path, __f);),
@@ -218,7 +219,7 @@ fn reject_module_attribute(attrs: &[Attribute]) -> Result<()> {
 }
 
 /// The generics with a bound for every visited field whose type depends on a type parameter.
-fn with_bounds(generics: &Generics, krate: &TokenStream, tys: &[&Type]) -> Generics {
+fn with_bounds(generics: &Generics, home: &TokenStream, tys: &[&Type]) -> Generics {
     struct Uses<'a> {
         params: &'a [&'a Ident],
         found: bool,
@@ -250,7 +251,7 @@ fn with_bounds(generics: &Generics, krate: &TokenStream, tys: &[&Type]) -> Gener
             seen.push(written);
             out.make_where_clause()
                 .predicates
-                .push(syn::parse_quote!(#ty: #krate::module::Module));
+                .push(syn::parse_quote!(#ty: #home::Module));
         }
     }
     out

@@ -4,38 +4,43 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use std::path::Path;
 
-/// The crates that export `module::Module`, the preferred first.
-const EXPORTERS: [&str; 3] = ["fornax", "fornax-nn", "fornax-tensor"];
+/// The crates that export `module::Module`, the preferred first, and where within them.
+const EXPORTERS: [(&str, &str); 3] = [
+    ("fornax", "nn::module"),
+    ("fornax-nn", "module"),
+    ("fornax-tensor", "module"),
+];
 
-/// The path of the exporting crate, such as `::fornax`.
+/// The path of the module that exports the trait, such as `::fornax::nn::module`.
 ///
-/// A derive sees only tokens, so the crate's own manifest is asked; `::fornax` where it does not
-/// say.
+/// A derive sees only tokens, so the crate's own manifest is asked; the facade is assumed where it
+/// does not say.
 pub fn path() -> TokenStream {
     let package = std::env::var("CARGO_PKG_NAME").unwrap_or_default();
-    let name = if EXPORTERS.contains(&package.as_str()) {
+    let own = EXPORTERS.iter().position(|(e, _)| *e == package);
+    let (name, exporter) = match own {
         // Those crates name themselves with `extern crate self`, so their own code, tests and
         // examples all find this.
-        package
-    } else {
-        std::env::var("CARGO_MANIFEST_DIR")
+        Some(i) => (package, i),
+        None => std::env::var("CARGO_MANIFEST_DIR")
             .ok()
             .and_then(|dir| std::fs::read_to_string(Path::new(&dir).join("Cargo.toml")).ok())
             .and_then(|manifest| dependency(&manifest))
-            .unwrap_or_else(|| EXPORTERS[0].to_owned())
+            .unwrap_or_else(|| (EXPORTERS[0].0.to_owned(), 0)),
     };
-    let ident = format_ident!("{}", name.replace('-', "_"));
-    quote!(::#ident)
+    let krate = format_ident!("{}", name.replace('-', "_"));
+    let within: syn::Path = syn::parse_str(EXPORTERS[exporter].1).expect("a path");
+    quote!(::#krate::#within)
 }
 
-/// The name under which a manifest depends on the most preferred exporter.
+/// The name under which a manifest depends on the most preferred exporter, and which that is.
 ///
 /// Reads just enough TOML: `[..dependencies]` tables with `name = ..` or `name.key = ..` lines,
 /// `[..dependencies.name]` tables, and the `package = ".."` of a renamed dependency.
-fn dependency(manifest: &str) -> Option<String> {
+fn dependency(manifest: &str) -> Option<(String, usize)> {
     let mut found: [Option<String>; 3] = Default::default();
     let mut note = |package: &str, name: &str| {
-        if let Some(i) = EXPORTERS.iter().position(|e| *e == package) {
+        if let Some(i) = EXPORTERS.iter().position(|(e, _)| *e == package) {
             found[i].get_or_insert_with(|| name.to_owned());
         }
     };
@@ -66,7 +71,8 @@ fn dependency(manifest: &str) -> Option<String> {
             }
         }
     }
-    found.into_iter().flatten().next()
+    let found = found.into_iter().enumerate();
+    found.filter_map(|(i, name)| Some((name?, i))).next()
 }
 
 /// The `package` of an inline table such as `{ version = "1", package = "fornax" }`.
@@ -86,7 +92,7 @@ mod tests {
 
     #[test]
     fn finds_the_facade_in_a_manifest() {
-        let find = |m: &str| dependency(m);
+        let find = |m: &str| dependency(m).map(|(name, _)| name);
         assert_eq!(
             find("[dependencies]\nfornax = \"0.1\"").as_deref(),
             Some("fornax")

@@ -65,3 +65,41 @@ pub fn clip_grad_value(grads: Grads, limit: f64) -> Grads {
     );
     grads.map(|_, g| g.clamp(-limit, limit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grads() -> Grads {
+        let t = |v: &[f64]| Tensor::from_slice(v, [v.len()]);
+        [("a", t(&[3.0, -4.0])), ("b", t(&[12.0])), ("none", t(&[]))]
+            .map(|(n, g)| (n.to_owned(), g))
+            .into_iter()
+            .collect()
+    }
+
+    fn values(g: &Grads) -> Vec<f64> {
+        g.iter().flat_map(|(_, g)| g.to_vec::<f64>()).collect()
+    }
+
+    #[test]
+    fn norms_are_over_all_gradients() {
+        assert_eq!(grad_norm(&grads(), 2.0).item(), 13.0);
+        assert_eq!(grad_norm(&grads(), 1.0).item(), 19.0);
+        assert_eq!(grad_norm(&grads(), f64::INFINITY).item(), 12.0);
+        assert!((grad_norm(&grads(), 3.0).item() - 1819f64.cbrt()).abs() < 1e-12);
+        assert_eq!(grad_norm(&Grads::default(), 2.0).item(), 0.0);
+    }
+
+    #[test]
+    fn large_gradients_shrink_and_small_ones_stay() {
+        let (clipped, norm) = clip_grad_norm(grads(), 1.3);
+        assert_eq!(norm.item(), 13.0);
+        let expected = [0.3, -0.4, 1.2];
+        for (got, want) in values(&clipped).iter().zip(expected) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        assert_eq!(values(&clip_grad_norm(grads(), 20.0).0), [3.0, -4.0, 12.0]);
+        assert_eq!(values(&clip_grad_value(grads(), 3.5)), [3.0, -3.5, 3.5]);
+    }
+}
