@@ -24,7 +24,7 @@ fn width<T: Lanes>() -> usize {
 }
 
 /// Where the element of the padded image under weight `l` lies, for `[channel, ky, kx]`.
-fn offsets(walk: &Walk, channels: usize) -> Vec<usize> {
+pub fn offsets(walk: &Walk, channels: usize) -> Vec<usize> {
     let [ph, pw] = walk.padded();
     let mut out = Vec::with_capacity(channels * walk.kernel[0] * walk.kernel[1]);
     for c in 0..channels {
@@ -51,7 +51,7 @@ pub fn suits<T: Float>(c: &Correlation) -> bool {
 }
 
 /// The part of a convolution that makes output rows `y0..y1`.
-fn some_rows(walk: &Walk, y0: usize, y1: usize) -> Walk {
+pub fn some_rows(walk: &Walk, y0: usize, y1: usize) -> Walk {
     let span = walk.dilation[0] * (walk.kernel[0] - 1) + 1;
     let height = (y1 - y0 - 1) * walk.stride[0] + span;
     let lo = walk.padding[0].0 - (y0 * walk.stride[0]) as isize;

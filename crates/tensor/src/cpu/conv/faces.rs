@@ -1,9 +1,9 @@
 //! The three faces as products with columns.
 
 use super::columns::{SLACK, Walk};
-#[cfg(target_arch = "x86_64")]
-use super::direct;
 use super::{ConvShape, Face, Ptr};
+#[cfg(target_arch = "x86_64")]
+use super::{direct, planes};
 use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
 use crate::cpu::pool;
 #[cfg(target_arch = "x86_64")]
@@ -131,6 +131,11 @@ unsafe fn correlate<T: Block>(
     if level() >= Level::Avx512 && direct::suits::<T>(c) {
         // SAFETY: passed on from the caller, and the features are there.
         return unsafe { direct::correlate(c, x, w, y, after) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 && planes::suits::<T>(c) {
+        // SAFETY: as above.
+        return unsafe { planes::correlate(c, x, w, y, after) };
     }
     let walk = &c.walk;
     let image = walk.image[0] * walk.image[1];

@@ -10,6 +10,8 @@ mod columns;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 mod faces;
+#[cfg(target_arch = "x86_64")]
+mod planes;
 
 use super::matmul::After;
 use super::pool;

@@ -75,6 +75,35 @@ pub struct ImageTile<T> {
     pub c_step: usize,
 }
 
+/// What a convolution's kernel works on where there are few channels: rows are output channels,
+/// vectors are runs of output positions.
+pub struct PlaneTile<T> {
+    /// Length of the sums.
+    pub k: usize,
+    /// Weights: of channel `i` at `w + l * ROWS + i`.
+    pub w: *const T,
+    /// The padded image: under weight `l`, vector `j` is at `image + runs[j].from + offsets[l]`.
+    pub image: *const T,
+    pub offsets: *const usize,
+    pub runs: *const Run,
+    /// Output: channel `i`, vector `j` at `c + i * c_step + runs[j].to`.
+    pub c: *mut T,
+    pub c_step: usize,
+}
+
+/// A vector of output positions.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub from: usize,
+    pub to: usize,
+    /// The lanes that exist.
+    pub mask: u16,
+}
+
+/// A kernel of a convolution with few channels, under the same conditions as [`Kernel`]; the image
+/// must be readable for whole vectors.
+pub type PlaneKernel<T> = unsafe fn(&PlaneTile<T>);
+
 /// What the kernel of a convolution's weight gradient works on: rows are weights, columns are
 /// output channels, and the sums run over the output positions.
 pub struct WeightTile<T> {
@@ -94,6 +123,11 @@ pub struct WeightTile<T> {
     pub accumulate: bool,
 }
 
+/// Most vectors of a [`PlaneTile`] with that many rows: enough to keep the multipliers busy.
+pub fn plane_vectors(rows: usize) -> usize {
+    if rows <= 3 { 8 } else { 3 }
+}
+
 /// A kernel of a convolution, under the same conditions as [`Kernel`].
 pub type ImageKernel<T> = unsafe fn(&ImageTile<T>);
 /// A kernel of a weight gradient, under the same conditions as [`Kernel`].
@@ -111,6 +145,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn dot_kernel(rows: usize, vectors: usize) -> DotKernel<Self>;
     /// The convolution kernel for `rows` (1 to 14) by `vectors` (1 or 2) and `step` (1 or 2).
     fn image_kernel(rows: usize, vectors: usize, step: usize) -> ImageKernel<Self>;
+    /// The kernel for `rows` channels (1 to 8) by `vectors` (1 to [`plane_vectors`] of `rows`).
+    fn plane_kernel(rows: usize, vectors: usize) -> PlaneKernel<Self>;
     /// The kernel of weight gradients for `rows` (1 to 8) by `vectors` (1 or 2).
     fn weight_kernel(rows: usize, vectors: usize) -> WeightKernel<Self>;
 }
@@ -243,6 +279,41 @@ macro_rules! kernels {
             }
 
             #[target_feature(enable = "avx512f")]
+            unsafe fn plane<const R: usize, const V: usize>(t: &PlaneTile<$t>) {
+                let mut acc = [[$zero(); V]; R];
+                let mut from = [t.image; V];
+                let mut w = t.w;
+                // SAFETY: the runs of the tile, the image under them, the weights of its channels
+                // and the output's lanes that exist.
+                unsafe {
+                    for j in 0..V {
+                        from[j] = t.image.add((*t.runs.add(j)).from);
+                    }
+                    for l in 0..t.k {
+                        let at = *t.offsets.add(l);
+                        let mut v = [$zero(); V];
+                        for j in 0..V {
+                            v[j] = $load(from[j].add(at));
+                        }
+                        for i in 0..R {
+                            let x = $set1(*w.add(i));
+                            for j in 0..V {
+                                acc[i][j] = $fma(x, v[j], acc[i][j]);
+                            }
+                        }
+                        w = w.add(R);
+                    }
+                    for j in 0..V {
+                        let run = *t.runs.add(j);
+                        for i in 0..R {
+                            let c = t.c.add(i * t.c_step + run.to);
+                            $stores(c, run.mask as $mask, acc[i][j]);
+                        }
+                    }
+                }
+            }
+
+            #[target_feature(enable = "avx512f")]
             unsafe fn weight<const R: usize, const V: usize>(t: &WeightTile<$t>) {
                 let mut acc = [[$zero(); V]; R];
                 let mut rows = [t.a; R];
@@ -312,6 +383,17 @@ macro_rules! kernels {
                 ],
             ];
             #[rustfmt::skip]
+            static PLANE: [[PlaneKernel<$t>; 8]; 8] = [
+                [plane::<1, 1>, plane::<1, 2>, plane::<1, 3>, plane::<1, 4>, plane::<1, 5>, plane::<1, 6>, plane::<1, 7>, plane::<1, 8>],
+                [plane::<2, 1>, plane::<2, 2>, plane::<2, 3>, plane::<2, 4>, plane::<2, 5>, plane::<2, 6>, plane::<2, 7>, plane::<2, 8>],
+                [plane::<3, 1>, plane::<3, 2>, plane::<3, 3>, plane::<3, 4>, plane::<3, 5>, plane::<3, 6>, plane::<3, 7>, plane::<3, 8>],
+                [plane::<4, 1>, plane::<4, 2>, plane::<4, 3>, plane::<4, 3>, plane::<4, 3>, plane::<4, 3>, plane::<4, 3>, plane::<4, 3>],
+                [plane::<5, 1>, plane::<5, 2>, plane::<5, 3>, plane::<5, 3>, plane::<5, 3>, plane::<5, 3>, plane::<5, 3>, plane::<5, 3>],
+                [plane::<6, 1>, plane::<6, 2>, plane::<6, 3>, plane::<6, 3>, plane::<6, 3>, plane::<6, 3>, plane::<6, 3>, plane::<6, 3>],
+                [plane::<7, 1>, plane::<7, 2>, plane::<7, 3>, plane::<7, 3>, plane::<7, 3>, plane::<7, 3>, plane::<7, 3>, plane::<7, 3>],
+                [plane::<8, 1>, plane::<8, 2>, plane::<8, 3>, plane::<8, 3>, plane::<8, 3>, plane::<8, 3>, plane::<8, 3>, plane::<8, 3>],
+            ];
+            #[rustfmt::skip]
             static WEIGHT: [[WeightKernel<$t>; 8]; 2] = [
                 [weight::<1, 1>, weight::<2, 1>, weight::<3, 1>, weight::<4, 1>, weight::<5, 1>, weight::<6, 1>, weight::<7, 1>, weight::<8, 1>],
                 [weight::<1, 2>, weight::<2, 2>, weight::<3, 2>, weight::<4, 2>, weight::<5, 2>, weight::<6, 2>, weight::<7, 2>, weight::<8, 2>],
@@ -340,6 +422,10 @@ macro_rules! kernels {
                 }
                 fn image_kernel(rows: usize, vectors: usize, step: usize) -> ImageKernel<Self> {
                     IMAGE[step - 1][vectors - 1][rows - 1]
+                }
+                fn plane_kernel(rows: usize, vectors: usize) -> PlaneKernel<Self> {
+                    debug_assert!(vectors <= plane_vectors(rows));
+                    PLANE[rows - 1][vectors - 1]
                 }
                 fn weight_kernel(rows: usize, vectors: usize) -> WeightKernel<Self> {
                     WEIGHT[vectors - 1][rows - 1]

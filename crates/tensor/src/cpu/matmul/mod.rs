@@ -13,7 +13,9 @@ mod other;
 mod pack;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx512::{ImageTile, Lanes, MAX_POSITIONS, WeightTile};
+pub(super) use avx512::{
+    ImageTile, Lanes, MAX_POSITIONS, PlaneTile, Run, WeightTile, plane_vectors,
+};
 #[cfg(target_arch = "x86_64")]
 pub(super) use engine::{Float, turn};
 pub(super) use float::{Block, Left};
