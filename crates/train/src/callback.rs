@@ -129,8 +129,8 @@ pub(crate) fn rounded(seconds: f64) -> f64 {
 /// A hook sees the model, so that it can draw samples or measure more; it must not change it,
 /// and it must not draw random numbers that outlive it: each batch sets the random state anew.
 pub trait Callback<M: ?Sized> {
-    /// Before the first batch.
-    fn start(&mut self, _plan: &Plan) -> Result<()> {
+    /// Before the first batch, with the records of the epochs that were done before a resume.
+    fn start(&mut self, _plan: &Plan, _history: &[EpochRecord]) -> Result<()> {
         Ok(())
     }
     /// After each batch.
@@ -144,5 +144,20 @@ pub trait Callback<M: ?Sized> {
     /// After the last epoch, with the records of all of them.
     fn end(&mut self, _history: &[EpochRecord], _model: &M) -> Result<()> {
         Ok(())
+    }
+}
+
+impl<M: ?Sized, C: Callback<M> + ?Sized> Callback<M> for Box<C> {
+    fn start(&mut self, plan: &Plan, history: &[EpochRecord]) -> Result<()> {
+        (**self).start(plan, history)
+    }
+    fn step(&mut self, event: &StepEvent<'_>, model: &M) -> Result<Flow> {
+        (**self).step(event, model)
+    }
+    fn epoch(&mut self, record: &EpochRecord, model: &M) -> Result<Flow> {
+        (**self).epoch(record, model)
+    }
+    fn end(&mut self, history: &[EpochRecord], model: &M) -> Result<()> {
+        (**self).end(history, model)
     }
 }

@@ -19,9 +19,6 @@ pub enum Error {
     /// A recipe is wrong: an unknown key, a value of another type or out of range.
     #[error("{0}")]
     Recipe(String),
-    /// Data that a recipe asks for is missing or does not fit.
-    #[error("{0}")]
-    Data(String),
     /// A run folder, model file or checkpoint is not what the program expects.
     #[error("{0}")]
     Run(String),
@@ -40,6 +37,15 @@ pub enum Error {
         /// Where the last good checkpoint is, as the end of a sentence.
         kept: String,
     },
+    /// Data is missing, damaged or does not fit.
+    #[error(transparent)]
+    Dataset(#[from] fornax_data::Error),
+    /// Weights or an optimizer do not fit.
+    #[error(transparent)]
+    Network(#[from] fornax_nn::Error),
+    /// A tensor file is damaged, or an index in the data is out of range.
+    #[error(transparent)]
+    Tensor(#[from] fornax_tensor::Error),
     /// Drawing a plot failed.
     #[error("cannot draw {}: {reason}", path.display())]
     Plot {

@@ -1,14 +1,29 @@
 //! Training: recipes, the trainer, checkpoints and resume, logs and plots.
 //!
-//! Part of Fornax.
+//! [`Trainer`] trains any model on any data; a [`Run`] does it by a [`Recipe`] in a folder of its
+//! own, as the program does.
 
-pub mod atomic;
+pub mod bench;
 pub mod callback;
+mod data;
 mod error;
 pub mod log;
+mod model;
 pub mod plot;
+mod predict;
 pub mod progress;
 pub mod recipe;
+pub mod run;
+mod trainer;
 
+pub use callback::{Callback, EpochRecord, Flow};
+pub use data::Data;
 pub use error::{Error, Result};
-pub use recipe::Recipe;
+pub use model::{Network, build as build_model};
+pub use predict::Answer;
+pub use progress::Progress;
+pub use recipe::{OptimizerRecipe, Recipe, ScheduleRecipe};
+pub use run::{Report, Run, Trained};
+pub use trainer::{
+    ClassFigures, Evaluation, Outcome, Supervised, Task, TrainConfig, Trainer, evaluate, predict,
+};

@@ -1,15 +1,16 @@
 //! Pictures of a run: learning curves and confusion matrices, as PNG.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Once;
 
+use fornax_tensor::io::write_atomic;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontTransform, register_font};
 
-use crate::atomic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io};
 
 /// The face of all text; carried in the binary, so that a machine without fonts draws too.
 const FONT: &str = "fornax";
@@ -310,7 +311,7 @@ fn picture(path: &Path, size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn)
     PngEncoder::new(&mut png)
         .write_image(&pixels, size.0, size.1, ExtendedColorType::Rgb8)
         .map_err(|error| failed(error.to_string()))?;
-    atomic::write(path, &png)
+    write_atomic(path, |file| file.write_all(&png)).map_err(io("write", path))
 }
 
 #[cfg(test)]

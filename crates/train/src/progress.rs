@@ -71,7 +71,7 @@ impl Progress {
 }
 
 impl<M: ?Sized> Callback<M> for Progress {
-    fn start(&mut self, plan: &Plan) -> Result<()> {
+    fn start(&mut self, plan: &Plan, _history: &[EpochRecord]) -> Result<()> {
         self.plan = Some(plan.clone());
         self.started = Instant::now();
         if let Some(bar) = &self.bar {

@@ -6,13 +6,14 @@
 //! # Ok::<(), fornax_train::Error>(())
 //! ```
 
+mod build;
 mod read;
 pub mod schema;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, io};
 
@@ -66,6 +67,7 @@ pub struct DataRecipe {
     pub path: Option<String>,
     pub target: Option<String>,
     pub task: Option<String>,
+    pub missing: Option<String>,
     #[serde(default)]
     pub ignore: Vec<String>,
     pub height: Option<usize>,
@@ -105,7 +107,7 @@ pub struct ModelRecipe {
 }
 
 /// `[optimizer]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct OptimizerRecipe {
@@ -121,7 +123,7 @@ pub struct OptimizerRecipe {
 }
 
 /// `[schedule]`: how the learning rate moves.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ScheduleRecipe {
@@ -135,7 +137,7 @@ pub struct ScheduleRecipe {
 }
 
 /// `[regularization]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct RegularizationRecipe {
@@ -147,7 +149,7 @@ pub struct RegularizationRecipe {
 }
 
 /// `[early_stopping]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct EarlyStoppingRecipe {
@@ -156,7 +158,7 @@ pub struct EarlyStoppingRecipe {
 }
 
 /// `[best]`: which epoch's weights are kept.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct BestRecipe {
@@ -165,7 +167,7 @@ pub struct BestRecipe {
 }
 
 /// `[checkpoint]`: how often the state is saved inside an epoch.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct CheckpointRecipe {
@@ -252,9 +254,24 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// The recipe with some keys changed.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn with(&self, set: &[String]) -> Result<Self> {
+        Self::parse("the run's recipe", &self.to_toml(), set)
+    }
+
     /// The resolved recipe: complete TOML with a comment at each key.
     pub fn to_toml(&self) -> String {
         read::write(&self.values)
+    }
+
+    /// The first key that has another value in `other`.
+    pub fn first_difference(&self, other: &Self) -> Option<&'static str> {
+        let keys = schema::KEYS.iter().map(|key| key.path);
+        keys.into_iter()
+            .find(|path| self.values.get(path) != other.values.get(path))
     }
 
     /// What no single key can tell.

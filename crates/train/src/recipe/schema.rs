@@ -91,6 +91,8 @@ const DATASETS: &[&str] = &[
     "digits",
     "iris",
     "breast-cancer",
+    "wine",
+    "diabetes",
     "mnist",
     "fashion-mnist",
     "csv",
@@ -151,8 +153,15 @@ pub const KEYS: &[Key] = &[
     key(
         "data.task",
         Kind::Choice(&["classification", "regression"]),
-        "\"classification\"",
-        "classes or a number",
+        "",
+        "what the target is; default: classes if it is text or has few whole numbers",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.missing",
+        Kind::Choice(&["error", "mean", "most_frequent"]),
+        "\"error\"",
+        "what replaces missing values",
     )
     .only("data.name", &["csv"]),
     key("data.ignore", Kind::Texts, "[]", "columns to leave out").only("data.name", &["csv"]),
@@ -185,7 +194,15 @@ pub const KEYS: &[Key] = &[
     )
     .only(
         "data.name",
-        &["digits", "iris", "breast-cancer", "csv", "images"],
+        &[
+            "digits",
+            "iris",
+            "breast-cancer",
+            "wine",
+            "diabetes",
+            "csv",
+            "images",
+        ],
     ),
     key(
         "data.validation",
@@ -195,9 +212,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "data.normalize",
-        Kind::Choice(&["standard", "none"]),
+        Kind::Choice(&["standard", "min_max", "none"]),
         "\"standard\"",
-        "standard: mean 0, deviation 1 by the training data",
+        "standard: mean 0, deviation 1; min_max: from 0 to 1; by the training data",
     ),
     // augmentation
     key(
@@ -392,7 +409,7 @@ pub const KEYS: &[Key] = &[
         "regularization.l2",
         POSITIVE,
         "0.0",
-        "times half the sum of squared weights, added to the loss",
+        "times the sum of squared weights, added to the loss",
     ),
     key(
         "regularization.label_smoothing",

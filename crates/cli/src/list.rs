@@ -1,0 +1,120 @@
+//! `fornax list`: what is built in.
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::Outcome;
+use crate::output::{Table, json_line, line};
+use fornax::data::builtin;
+use fornax::train::recipe::{self, schema};
+use fornax::train::{Recipe, bench};
+
+/// List the built-in recipes, models, data sets and workloads, or the keys of recipes
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to list; without it, everything but the keys
+    what: Option<What>,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum What {
+    Recipes,
+    Models,
+    Datasets,
+    Workloads,
+    /// Every key of a recipe with its default
+    Keys,
+}
+
+pub fn run(args: Args) -> Outcome {
+    let all = [What::Recipes, What::Models, What::Datasets, What::Workloads];
+    let wanted = args.what.map_or(all.to_vec(), |what| vec![what]);
+    for (index, what) in wanted.iter().enumerate() {
+        let (kind, rows) = entries(*what)?;
+        if args.json {
+            for (name, about) in rows {
+                json_line(&json!({"kind": kind, "name": name, "description": about}))?;
+            }
+            continue;
+        }
+        if index > 0 {
+            line("")?;
+        }
+        let mut table = Table::new(&[kind, ""]);
+        for (name, about) in rows {
+            table.row([name, about]);
+        }
+        table.print()?;
+    }
+    Ok(())
+}
+
+type Entries = (&'static str, Vec<(String, String)>);
+
+fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
+    let choices = |path: &str| -> Vec<String> {
+        match schema::find(path).map(|key| key.kind) {
+            Some(schema::Kind::Choice(words)) => words.iter().map(|word| (*word).into()).collect(),
+            _ => Vec::new(),
+        }
+    };
+    Ok(match what {
+        What::Recipes => {
+            let mut rows = Vec::new();
+            for name in recipe::names() {
+                rows.push((name.to_owned(), Recipe::load(name, &[])?.description));
+            }
+            ("recipe", rows)
+        }
+        What::Models => {
+            let about = |name: &str| match name {
+                "mlp" => "multilayer perceptron: layers, neurons, activation, dropout, batch norm",
+                "cnn" => "blocks of 3x3 convolutions and pooling, then dense layers",
+                "lenet" => "LeNet-5 after LeCun et al. 1998",
+                _ => "",
+            };
+            let names = choices("model.name").into_iter();
+            let rows = names.map(|name| (name.clone(), about(&name).to_owned()));
+            ("model", rows.collect())
+        }
+        What::Datasets => {
+            let about = |name: &str| match name {
+                "csv" => "a CSV file of yours: --set data.path=FILE".to_owned(),
+                "images" => "a folder of yours, class/image.png: --set data.path=DIR".to_owned(),
+                name => {
+                    let known = builtin::LIST.iter().find(|known| known.name == name);
+                    known.map_or(String::new(), |known| match known.embedded {
+                        true => format!("{}; embedded", known.description),
+                        false => format!("{}; scripts/fetch-data {name}", known.description),
+                    })
+                }
+            };
+            let names = choices("data.name").into_iter();
+            (
+                "dataset",
+                names.map(|name| (name.clone(), about(&name))).collect(),
+            )
+        }
+        What::Workloads => {
+            let rows = bench::WORKLOADS.iter();
+            let rows = rows.map(|workload| (workload.name.into(), workload.about.into()));
+            ("workload", rows.collect())
+        }
+        What::Keys => {
+            let rows = schema::KEYS.iter().map(|key| {
+                let mut about = format!("{}; {}", key.help, key.kind.expected());
+                if !key.default.is_empty() {
+                    about += &format!("; default {}", key.default);
+                }
+                if let Some((path, words)) = key.only {
+                    about += &format!("; with {path} = {}", words.join(", "));
+                }
+                (key.path.to_owned(), about)
+            });
+            ("key", rows.collect())
+        }
+    })
+}

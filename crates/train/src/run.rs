@@ -1,0 +1,468 @@
+//! A run: one training by a recipe, in a folder of its own that holds everything about it.
+//!
+//! ```text
+//! recipe.toml         the complete recipe
+//! data.json           what the examples are and how they are scaled, for predictions
+//! metrics.jsonl       one line per epoch, and one for the test
+//! model.safetensors   the trained weights
+//! checkpoint/         where the run stands
+//! curves.png          loss and metrics by epoch
+//! confusion.png       on the test data, for classes
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use fornax_data::{Loader, Preprocess, Schema, SharedDataset};
+use fornax_nn::Summary;
+use fornax_tensor::io::{remove_leftovers, write_atomic};
+
+use crate::callback::{Callback, EpochRecord, Flow, rounded};
+use crate::data::Data;
+use crate::error::{Error, Result, io};
+use crate::model::{self, Network};
+use crate::plot::{self, Line, Panel};
+use crate::recipe::Recipe;
+use crate::trainer::{Evaluation, TrainConfig, Trainer, evaluate, log_line};
+
+const RECIPE: &str = "recipe.toml";
+const DATA: &str = "data.json";
+const MODEL: &str = "model.safetensors";
+/// Examples per batch where nothing is learnt.
+const BATCH: usize = 256;
+
+/// What a model must know about its data after training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct About {
+    schema: Schema,
+    preprocess: Preprocess,
+}
+
+/// A training by a recipe in a folder.
+pub struct Run {
+    folder: PathBuf,
+    recipe: Recipe,
+    data: Data,
+    network: Network,
+    resume: bool,
+}
+
+/// What a finished run has to say.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The recipe's name.
+    pub recipe: String,
+    /// The record of each epoch.
+    pub history: Vec<EpochRecord>,
+    /// The figures on the test data, if there is any.
+    pub test: Option<Evaluation>,
+    /// Parameters of the network.
+    pub parameters: usize,
+    /// Seconds of training in this process, validation and checkpoints included.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// One flat JSON object; the test's figures have names that begin with `test_`.
+    pub fn to_json(&self) -> Value {
+        let mut object = serde_json::Map::new();
+        object.insert("event".into(), json!("end"));
+        object.insert("recipe".into(), json!(self.recipe));
+        object.insert("out".into(), json!(self.folder));
+        object.insert("epochs".into(), json!(self.history.len()));
+        let best = self.history.iter().rfind(|record| record.best);
+        object.insert("best_epoch".into(), json!(best.map(|record| record.epoch)));
+        object.insert("parameters".into(), json!(self.parameters));
+        object.insert("seconds".into(), json!(rounded(self.seconds)));
+        if let Some(test) = &self.test {
+            object.extend(test.to_json("test_"));
+        }
+        Value::Object(object)
+    }
+}
+
+impl Run {
+    /// Prepares a new run in `folder`, which must not exist or be empty. Nothing is written
+    /// before everything that can be wrong with recipe and data has been found.
+    ///
+    /// # Errors
+    /// If the folder is in use, the data cannot be had, or the network does not fit it.
+    pub fn create(folder: &Path, recipe: Recipe, data: Option<&Path>) -> Result<Self> {
+        if !is_free(folder)? {
+            return Err(Error::Run(format!(
+                "{} exists and is not empty; choose another --out, or go on with --resume {0}",
+                folder.display()
+            )));
+        }
+        let run = Self::prepare(folder, recipe, data, false)?;
+        run.start()?;
+        Ok(run)
+    }
+
+    /// Goes on with the run in `folder`. With a recipe, it must be the run's own.
+    ///
+    /// # Errors
+    /// As [`create`](Run::create), and if `folder` holds no run or one of another recipe.
+    pub fn resume(folder: &Path, recipe: Option<Recipe>, data: Option<&Path>) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::Run(format!(
+                "there is no run to resume in {}: no such folder",
+                folder.display()
+            )));
+        }
+        remove_leftovers(folder);
+        let path = folder.join(RECIPE);
+        if !path.exists() {
+            // Killed before the first file was written.
+            return match recipe {
+                Some(recipe) if is_free(folder)? => Self::create(folder, recipe, data),
+                _ => Err(Error::Run(format!(
+                    "there is no run to resume in {}: it has no {RECIPE}",
+                    folder.display()
+                ))),
+            };
+        }
+        let stored = read_recipe(folder)?;
+        if let Some(recipe) = recipe
+            && let Some(key) = stored.first_difference(&recipe)
+        {
+            return Err(Error::Run(format!(
+                "the run in {} has another `{key}` than asked for; resume it without a recipe, \
+                 --seed and --set, or start a new run",
+                folder.display()
+            )));
+        }
+        let run = Self::prepare(folder, stored, data, true)?;
+        if !folder.join(DATA).exists() {
+            run.start()?;
+        }
+        Ok(run)
+    }
+
+    fn prepare(folder: &Path, recipe: Recipe, data: Option<&Path>, resume: bool) -> Result<Self> {
+        let data = Data::load(&recipe, data)?;
+        let network = model::build(&recipe.model, data.schema(), recipe.seed)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            recipe,
+            data,
+            network,
+            resume,
+        })
+    }
+
+    /// Writes what is known before training.
+    fn start(&self) -> Result<()> {
+        fs::create_dir_all(&self.folder).map_err(io("create", &self.folder))?;
+        write_text(&self.folder.join(RECIPE), &self.recipe.to_toml())?;
+        let about = About {
+            schema: self.data.schema().clone(),
+            preprocess: self.data.preprocess.clone(),
+        };
+        let text = serde_json::to_string_pretty(&about).expect("plain data");
+        write_text(&self.folder.join(DATA), &text)
+    }
+
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The data.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The network's layers.
+    pub fn summary(&self) -> Summary {
+        summary(&self.network, self.data.schema())
+    }
+
+    /// Trains, tests, and writes weights and pictures.
+    ///
+    /// # Errors
+    /// As [`Trainer::fit`], and if files cannot be written.
+    pub fn train(mut self, callbacks: Vec<Box<dyn Callback<Network>>>) -> Result<Report> {
+        let started = Instant::now();
+        let parts = self.data.parts.clone();
+        let mut trainer = Trainer::new(TrainConfig::from(&self.recipe))
+            .preprocess(self.data.preprocess.clone())
+            .augment(self.data.augment.clone())
+            .folder(&self.folder)
+            .callback(Curves::new(&self.folder, &self.recipe.name));
+        for callback in callbacks {
+            trainer = trainer.callback(callback);
+        }
+        if self.resume {
+            trainer = trainer.resume();
+        }
+        let history = trainer.fit(&mut self.network, &parts.train, parts.validation.as_ref())?;
+        let seconds = started.elapsed().as_secs_f64();
+
+        fornax_nn::save(&self.network, self.folder.join(MODEL))?;
+        plot_curves(&self.folder, &self.recipe.name, &history)?;
+        let test = match &parts.test {
+            Some(data) => Some(test(&self.network, data, &self.data.preprocess)?),
+            None => None,
+        };
+        if let Some(test) = &test {
+            let mut line = serde_json::Map::new();
+            line.insert("event".into(), json!("test"));
+            line.extend(test.to_json(""));
+            log_line(&self.folder, &Value::Object(line))?;
+            plot_confusion(&self.folder, &self.recipe.name, test)?;
+        }
+        Ok(Report {
+            folder: self.folder,
+            recipe: self.recipe.name,
+            history,
+            test,
+            parameters: fornax_nn::Module::num_parameters(&self.network),
+            seconds,
+        })
+    }
+}
+
+/// A trained network with what it must know to be used.
+pub struct Trained {
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The network.
+    pub network: Network,
+    /// What the examples are.
+    pub schema: Schema,
+    /// What is done to every example.
+    pub preprocess: Preprocess,
+}
+
+impl Trained {
+    /// Loads the network of the run in `folder`.
+    ///
+    /// # Errors
+    /// If there is no run, it has no weights yet, or its files do not belong together.
+    pub fn load(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::Run(format!(
+                "there is no run in {}: no such folder",
+                folder.display()
+            )));
+        }
+        let recipe = read_recipe(folder)?;
+        let path = folder.join(DATA);
+        let text = fs::read_to_string(&path).map_err(io("read", &path))?;
+        let About { schema, preprocess } = serde_json::from_str(&text)
+            .map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
+        preprocess.check(&schema)?;
+        let mut network = model::build(&recipe.model, &schema, recipe.seed)?;
+        let path = folder.join(MODEL);
+        if !path.exists() {
+            return Err(Error::Run(format!(
+                "{} has no {MODEL} yet; finish the run with --resume {0}",
+                folder.display()
+            )));
+        }
+        fornax_nn::load(&mut network, &path)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            recipe,
+            network,
+            schema,
+            preprocess,
+        })
+    }
+
+    /// The network's layers.
+    pub fn summary(&self) -> Summary {
+        summary(&self.network, &self.schema)
+    }
+
+    /// Evaluates the network on the run's test data, or on its validation data where it has none;
+    /// says which.
+    ///
+    /// # Errors
+    /// If the data cannot be had.
+    pub fn evaluate(&self, data: Option<&Path>) -> Result<(&'static str, Evaluation)> {
+        let parts = Data::load(&self.recipe, data)?.parts;
+        let (name, part) = match (&parts.test, &parts.validation) {
+            (Some(test), _) => ("test", test),
+            (None, Some(validation)) => ("validation", validation),
+            (None, None) => ("training", &parts.train),
+        };
+        if part.schema().target != self.schema.target {
+            return Err(Error::Run(format!(
+                "the data has changed since the run in {}: it has other classes now",
+                self.folder.display()
+            )));
+        }
+        Ok((name, test(&self.network, part, &self.preprocess)?))
+    }
+}
+
+fn test(network: &Network, data: &SharedDataset, rule: &Preprocess) -> Result<Evaluation> {
+    let loader = Loader::new(data.clone()).batch_size(BATCH);
+    evaluate(network, &loader.preprocess(rule.clone())?)
+}
+
+fn summary(network: &Network, schema: &Schema) -> Summary {
+    let mut shape = schema.sample_shape();
+    shape.insert(0, 1);
+    fornax_nn::summary(network, shape)
+}
+
+/// The recipe of the run in `folder`.
+///
+/// # Errors
+/// If there is none.
+pub fn read_recipe(folder: &Path) -> Result<Recipe> {
+    let path = folder.join(RECIPE);
+    if folder.is_dir() && !path.exists() {
+        return Err(Error::Run(format!(
+            "there is no run in {}: it has no {RECIPE}",
+            folder.display()
+        )));
+    }
+    let text = fs::read_to_string(&path).map_err(io("read", &path))?;
+    Recipe::parse(&path.display().to_string(), &text, &[])
+}
+
+/// The first folder `runs/name`, `runs/name-2`, ... that is free.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn free_folder(name: &str) -> Result<PathBuf> {
+    let name: String = name
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let base = Path::new("runs");
+    let mut folder = base.join(&name);
+    let mut number = 2;
+    while !is_free(&folder)? {
+        folder = base.join(format!("{name}-{number}"));
+        number += 1;
+    }
+    Ok(folder)
+}
+
+/// Whether nothing would be overwritten in `folder`.
+fn is_free(folder: &Path) -> Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(io("read", folder)(error)),
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    write_atomic(path, |file| file.write_all(text.as_bytes())).map_err(io("write", path))
+}
+
+/// Draws the curves anew while the run goes, so that one can look in.
+struct Curves {
+    folder: PathBuf,
+    title: String,
+    drawn: Instant,
+    history: Vec<EpochRecord>,
+}
+
+/// Seconds between two drawings: one takes some hundredths of a second.
+const BETWEEN_DRAWINGS: f64 = 20.0;
+
+impl Curves {
+    fn new(folder: &Path, title: &str) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            title: title.to_owned(),
+            drawn: Instant::now(),
+            history: Vec::new(),
+        }
+    }
+}
+
+impl<M: ?Sized> Callback<M> for Curves {
+    fn start(&mut self, _: &crate::callback::Plan, history: &[EpochRecord]) -> Result<()> {
+        self.history = history.to_vec();
+        Ok(())
+    }
+
+    fn epoch(&mut self, record: &EpochRecord, _: &M) -> Result<Flow> {
+        self.history.push(record.clone());
+        if self.drawn.elapsed().as_secs_f64() >= BETWEEN_DRAWINGS {
+            plot_curves(&self.folder, &self.title, &self.history)?;
+            self.drawn = Instant::now();
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+fn plot_curves(folder: &Path, title: &str, history: &[EpochRecord]) -> Result<()> {
+    let Some(first) = history.first() else {
+        return Ok(());
+    };
+    let mut names = vec!["loss"];
+    names.extend(first.train.metrics.iter().map(|(name, _)| name.as_str()));
+    let panels = names.into_iter().map(|name| {
+        let points = |validation: bool| -> Vec<(f64, f64)> {
+            let scores = history.iter().filter_map(|record| {
+                let scores = if validation {
+                    record.validation.as_ref()
+                } else {
+                    Some(&record.train)
+                };
+                Some((record.epoch as f64, scores?.get(name)?))
+            });
+            scores.collect()
+        };
+        let lines = [("training", points(false)), ("validation", points(true))];
+        Panel {
+            title: name.to_owned(),
+            percent: name == "accuracy",
+            lines: lines
+                .into_iter()
+                .filter(|(_, points)| !points.is_empty())
+                .map(|(name, points)| Line {
+                    name: name.into(),
+                    points,
+                })
+                .collect(),
+        }
+    });
+    plot::curves(
+        &folder.join("curves.png"),
+        title,
+        &panels.collect::<Vec<_>>(),
+    )
+}
+
+fn plot_confusion(folder: &Path, title: &str, evaluation: &Evaluation) -> Result<()> {
+    let Some(classes) = &evaluation.classes else {
+        return Ok(());
+    };
+    let rows: Vec<Vec<u64>> = classes.confusion.rows().map(<[u64]>::to_vec).collect();
+    let title = format!(
+        "{title}: {:.2}% of {} right",
+        100.0 * classes.confusion.accuracy(),
+        evaluation.samples
+    );
+    plot::confusion_matrix(&folder.join("confusion.png"), &title, &classes.names, &rows)
+}

@@ -1,0 +1,124 @@
+//! Where a run stands, besides weights and optimizer: what a checkpoint must remember so that
+//! going on is the same as never having stopped.
+
+use serde::{Deserialize, Serialize};
+
+use crate::callback::{EpochRecord, Scores};
+
+/// The position of a run and its figures so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The epoch that goes on, counted from 0.
+    pub epoch: usize,
+    /// Batches of it that are learnt.
+    pub batch: usize,
+    /// Batches learnt in the whole run: names the random numbers of the next one.
+    pub batches: u64,
+    /// Optimizer steps done in the whole run.
+    pub step: u64,
+    /// Sums over the epoch so far.
+    pub running: Running,
+    /// Seconds spent in the epoch so far.
+    pub seconds: f64,
+    /// The learning rate of the last step.
+    pub learning_rate: f64,
+    /// The epochs done.
+    pub history: Vec<EpochRecord>,
+    /// The index in `history` of the epoch whose weights are kept.
+    pub best: Option<usize>,
+    /// For early stopping: the lowest validation loss, and epochs since it was reached.
+    pub lowest: Option<f64>,
+    pub waited: usize,
+    /// No more epochs are to come.
+    pub done: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            epoch: 0,
+            batch: 0,
+            batches: 0,
+            step: 0,
+            running: Running::default(),
+            seconds: 0.0,
+            learning_rate: 0.0,
+            history: Vec::new(),
+            best: None,
+            lowest: None,
+            waited: 0,
+            done: false,
+        }
+    }
+}
+
+/// Sums of loss and metrics over examples.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Running {
+    samples: f64,
+    loss: f64,
+    metrics: Vec<(String, f64)>,
+}
+
+impl Running {
+    /// Adds the means over `samples` examples.
+    pub fn add(&mut self, samples: usize, loss: f64, metrics: &[(&'static str, f64)]) {
+        let weight = samples as f64;
+        self.samples += weight;
+        self.loss += weight * loss;
+        if self.metrics.is_empty() {
+            let zeros = metrics.iter().map(|(name, _)| ((*name).to_owned(), 0.0));
+            self.metrics = zeros.collect();
+        }
+        for ((_, sum), (_, value)) in self.metrics.iter_mut().zip(metrics) {
+            *sum += weight * value;
+        }
+    }
+
+    /// Examples so far.
+    pub fn samples(&self) -> f64 {
+        self.samples
+    }
+
+    /// The means so far; NaN where there was nothing.
+    pub fn mean(&self) -> Scores {
+        let metrics = self.metrics.iter();
+        Scores {
+            loss: self.loss / self.samples,
+            metrics: metrics
+                .map(|(name, sum)| (name.clone(), sum / self.samples))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_weigh_by_examples() {
+        let mut running = Running::default();
+        running.add(3, 1.0, &[("accuracy", 1.0)]);
+        running.add(1, 5.0, &[("accuracy", 0.0)]);
+        let mean = running.mean();
+        assert_eq!(mean.loss, 2.0);
+        assert_eq!(mean.get("accuracy"), Some(0.75));
+        assert_eq!(mean.get("loss"), Some(2.0));
+        assert_eq!(mean.get("f1"), None);
+    }
+
+    #[test]
+    fn the_state_survives_json_to_the_last_bit() {
+        let mut state = State::default();
+        for index in 1..200 {
+            let odd = 1.0 / f64::from(index) + 1e-17 * f64::from(index);
+            state
+                .running
+                .add(index as usize, odd, &[("accuracy", odd.sin())]);
+            state.seconds = odd.exp();
+            let text = serde_json::to_string(&state).unwrap();
+            assert_eq!(state, serde_json::from_str(&text).unwrap());
+        }
+    }
+}

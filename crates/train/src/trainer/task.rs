@@ -1,0 +1,75 @@
+//! What a model is trained for: how a batch becomes a loss.
+
+use fornax_data::{Batch, Schema};
+use fornax_nn::{CrossEntropyLoss, Layer, Loss, MSELoss, Module};
+use fornax_tensor::{DType, Tensor};
+
+/// What a batch yields.
+pub struct Outcome {
+    /// The mean loss per example, a scalar.
+    pub loss: Tensor,
+    /// Metrics by name, each a scalar, the mean per example.
+    pub metrics: Vec<(&'static str, Tensor)>,
+}
+
+/// How a model of type `M` learns from batches.
+///
+/// Write one where a network has more than one output, its own loss or its own metrics; for the
+/// rest there is [`Supervised`]. Gradients flow from the loss only.
+pub trait Task<M: Module> {
+    /// The loss and the metrics of `model` on `batch`. Called inside a recording for training,
+    /// outside for validation.
+    fn outcome(&self, model: &M, batch: &Batch) -> Outcome;
+}
+
+/// A network with one input and one output, with the usual loss for its kind of target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Supervised {
+    /// The output is `[batch, classes]` logits: cross-entropy, and the metric "accuracy".
+    Classification {
+        /// The share of the target that is spread over all classes.
+        label_smoothing: f64,
+    },
+    /// The output has as many numbers as the target: mean squared error, and the metric "mae",
+    /// the mean absolute error.
+    Regression,
+}
+
+impl Supervised {
+    /// The task that the target of some data suggests.
+    pub fn of(schema: &Schema, label_smoothing: f64) -> Self {
+        match schema.classes() {
+            Some(_) => Self::Classification { label_smoothing },
+            None => Self::Regression,
+        }
+    }
+
+    /// Loss and metrics of an output against a target.
+    pub fn judge(&self, output: &Tensor, target: &Tensor) -> Outcome {
+        match *self {
+            Self::Classification { label_smoothing } => {
+                let loss = CrossEntropyLoss::default().label_smoothing(label_smoothing);
+                let right = output.detach().argmax(-1).eq(target);
+                Outcome {
+                    loss: loss.forward(output, target),
+                    metrics: vec![("accuracy", right.to_dtype(DType::F32).mean(..))],
+                }
+            }
+            Self::Regression => {
+                // `[batch, 1]` beside `[batch]` would broadcast to a square.
+                let output = output.reshape(target.shape());
+                let error = (output.detach() - target).abs();
+                Outcome {
+                    loss: MSELoss::default().forward(&output, target),
+                    metrics: vec![("mae", error.mean(..))],
+                }
+            }
+        }
+    }
+}
+
+impl<M: Layer> Task<M> for Supervised {
+    fn outcome(&self, model: &M, batch: &Batch) -> Outcome {
+        self.judge(&model.forward(&batch.x), &batch.y)
+    }
+}
