@@ -1,14 +1,12 @@
 //! From `[model]` of a recipe to a network.
 
 use fornax_data::Schema;
-use fornax_nn::{
-    Activation, BatchNorm1d, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d,
-    Sequential,
-};
+use fornax_models::{Cnn, CnnConfig, ConfigError, LeNet, LeNetConfig, Mlp, MlpConfig};
+use fornax_nn::{Activation, Layer};
 use fornax_tensor::manual_seed;
 
 use crate::error::{Error, Result};
-use crate::recipe::ModelRecipe;
+use crate::recipe::{ModelRecipe, OneOrMany};
 
 /// The network of a run, whatever its architecture.
 pub type Network = Box<dyn Layer>;
@@ -20,20 +18,62 @@ pub type Network = Box<dyn Layer>;
 pub fn build(recipe: &ModelRecipe, schema: &Schema, seed: u64) -> Result<Network> {
     manual_seed(seed);
     let shape = schema.sample_shape();
-    let outputs = match schema.classes() {
+    let classes = match schema.classes() {
         Some(names) => names.len(),
         None => schema.target_shape().iter().product(),
     };
     let activation = activation(recipe.activation.as_deref().unwrap_or("relu"));
-    match recipe.name.as_str() {
-        "mlp" => Ok(Box::new(mlp(
-            recipe,
-            activation,
-            shape.iter().product(),
-            outputs,
-        ))),
-        _ => cnn(recipe, activation, &shape, outputs),
+    let batch_norm = recipe.batch_norm.unwrap_or(false);
+    let dropout = recipe.dropout.unwrap_or(0.0);
+    let list = |numbers: &Option<OneOrMany>| numbers.as_ref().map_or(Vec::new(), OneOrMany::list);
+    let wrong = |error: ConfigError| Error::Recipe(format!("[model] {error}"));
+
+    if recipe.name == "mlp" {
+        return Ok(Box::new(
+            Mlp::new(&MlpConfig {
+                activation,
+                batch_norm,
+                dropout,
+                ..MlpConfig::new(shape.iter().product(), recipe.hidden(), classes)
+            })
+            .map_err(wrong)?,
+        ));
     }
+    let [channels, height, width] = shape[..] else {
+        return Err(Error::Recipe(format!(
+            "model.name = \"{}\" is for images, but the examples of \"{}\" have the shape \
+             {shape:?}; use model.name = \"mlp\"",
+            recipe.name, schema.name
+        )));
+    };
+    Ok(match recipe.name.as_str() {
+        "lenet" => Box::new(
+            LeNet::new(&LeNetConfig {
+                channels,
+                height,
+                width,
+                classes,
+                batch_norm,
+                dropout,
+            })
+            .map_err(wrong)?,
+        ),
+        _ => Box::new(
+            Cnn::new(&CnnConfig {
+                inputs: channels,
+                height,
+                width,
+                classes,
+                channels: list(&recipe.channels),
+                convolutions: recipe.convolutions.unwrap_or(1),
+                dense: list(&recipe.dense),
+                activation,
+                batch_norm,
+                dropout,
+            })
+            .map_err(wrong)?,
+        ),
+    })
 }
 
 fn activation(name: &str) -> Activation {
@@ -42,80 +82,51 @@ fn activation(name: &str) -> Activation {
         .expect("the recipe's activations are those of the layers")
 }
 
-fn mlp(recipe: &ModelRecipe, activation: Activation, inputs: usize, outputs: usize) -> Sequential {
-    let mut net = Sequential::new().push(Flatten::default());
-    let mut width = inputs;
-    for neurons in recipe.hidden() {
-        net = dense(net, recipe, activation, width, neurons);
-        width = neurons;
-    }
-    net.push(Linear::new(width, outputs))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{Recipe, schema};
+    use fornax_data::{Input, TargetKind};
 
-fn dense(
-    mut net: Sequential,
-    recipe: &ModelRecipe,
-    activation: Activation,
-    inputs: usize,
-    outputs: usize,
-) -> Sequential {
-    net = net.push(Linear::new(inputs, outputs));
-    if recipe.batch_norm == Some(true) {
-        net = net.push(BatchNorm1d::new(outputs));
+    fn schema_of(input: Input) -> Schema {
+        Schema {
+            name: "some".into(),
+            input,
+            target: TargetKind::Classes {
+                names: vec!["a".into(), "b".into()],
+            },
+        }
     }
-    net = net.push(activation);
-    match recipe.dropout {
-        Some(p) if p > 0.0 => net.push(Dropout::new(p)),
-        _ => net,
-    }
-}
 
-/// Blocks of 3x3 convolutions, each ended by a 2x2 max pooling, then dense layers.
-fn cnn(
-    recipe: &ModelRecipe,
-    activation: Activation,
-    shape: &[usize],
-    outputs: usize,
-) -> Result<Network> {
-    let [channels, mut height, mut width] = *shape else {
-        return Err(Error::Recipe(format!(
-            "model.name = \"cnn\" is for images [channels, height, width], but the examples have \
-             shape {shape:?}; use model.name = \"mlp\""
-        )));
-    };
-    let list = |numbers: &Option<crate::recipe::OneOrMany>| {
-        numbers
-            .as_ref()
-            .map(|numbers| numbers.list())
-            .unwrap_or_default()
-    };
-    let mut net = Sequential::new();
-    let mut depth = channels;
-    for (block, wanted) in list(&recipe.channels).into_iter().enumerate() {
-        if height < 2 || width < 2 {
-            return Err(Error::Recipe(format!(
-                "model.channels has more blocks than {}x{} images can be halved: {block} at most",
-                shape[1], shape[2]
-            )));
-        }
-        let normed = recipe.batch_norm == Some(true);
-        for _ in 0..recipe.convolutions.unwrap_or(1) {
-            // A norm that follows takes the mean away, and a bias with it.
-            net = net.push(Conv2d::new(depth, wanted, 3).padding(1).bias(!normed));
-            if normed {
-                net = net.push(BatchNorm2d::new(wanted));
-            }
-            net = net.push(activation);
-            depth = wanted;
-        }
-        net = net.push(MaxPool2d::new(2));
-        (height, width) = (height / 2, width / 2);
+    fn image(height: usize, width: usize) -> Schema {
+        schema_of(Input::Image {
+            channels: 1,
+            height,
+            width,
+        })
     }
-    net = net.push(Flatten::default());
-    let mut inputs = depth * height * width;
-    for neurons in list(&recipe.dense) {
-        net = dense(net, recipe, activation, inputs, neurons);
-        inputs = neurons;
+
+    #[test]
+    fn every_activation_of_the_schema_exists() {
+        for name in schema::ACTIVATIONS {
+            activation(name);
+        }
     }
-    Ok(Box::new(net.push(Linear::new(inputs, outputs))))
+
+    #[test]
+    fn networks_that_do_not_fit_say_so() {
+        let model = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
+            Recipe::parse("r", "", &set).unwrap().model
+        };
+        let error = |model: &ModelRecipe, schema: &Schema| {
+            build(model, schema, 0).err().unwrap().to_string()
+        };
+        let table = schema_of(Input::Array { shape: vec![4] });
+        assert!(error(&model(&["model.name=cnn"]), &table).contains("is for images"));
+        let deep = model(&["model.name=cnn", "model.channels=[2, 2, 2]"]);
+        assert!(error(&deep, &image(4, 4)).contains("too small"));
+        assert!(build(&model(&["model.name=lenet"]), &image(8, 8), 0).is_ok());
+        assert!(build(&model(&["model.layers=0"]), &table, 0).is_ok());
+    }
 }

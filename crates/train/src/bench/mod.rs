@@ -8,14 +8,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use fornax_nn::{
-    AdamW, Conv2d, CrossEntropyLoss, Flatten, Layer, Linear, Loss, MaxPool2d, Optimizer, ReLU,
-    Sequential,
-};
+use fornax_models::{LeNet, LeNetConfig, Mlp, MlpConfig};
+use fornax_nn::{AdamW, CrossEntropyLoss, Layer, Loss, Optimizer};
 use fornax_tensor::cpu::pool;
 use fornax_tensor::{DType, Tensor, manual_seed, value_and_grad};
 
 use crate::error::Result;
+use crate::model::Network;
 
 /// Steps before those that count.
 const WARMUP: usize = 3;
@@ -28,7 +27,7 @@ pub struct Workload {
     pub name: &'static str,
     /// What it is.
     pub about: &'static str,
-    build: fn() -> (Sequential, Tensor),
+    build: fn() -> (Network, Tensor),
 }
 
 /// All workloads.
@@ -36,12 +35,12 @@ pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "mlp_b64",
         about: "784-256-128-10, ReLU, batch 64",
-        build: || (mlp(&[784, 256, 128, 10]), images([64, 784])),
+        build: || (mlp([256, 128]), images([64, 784])),
     },
     Workload {
         name: "mlp_b512",
         about: "784-1024-1024-10, ReLU, batch 512",
-        build: || (mlp(&[784, 1024, 1024, 10]), images([512, 784])),
+        build: || (mlp([1024, 1024]), images([512, 784])),
     },
     Workload {
         name: "lenet_b64",
@@ -121,29 +120,14 @@ fn measure(workload: &Workload) -> Result<Measurement> {
     })
 }
 
-fn mlp(widths: &[usize]) -> Sequential {
-    let mut net = Sequential::new();
-    for (index, pair) in widths.windows(2).enumerate() {
-        net = net.push(Linear::new(pair[0], pair[1]));
-        if index + 2 < widths.len() {
-            net = net.push(ReLU);
-        }
-    }
-    net
+fn mlp<const N: usize>(hidden: [usize; N]) -> Network {
+    let net = Mlp::new(&MlpConfig::new(784, hidden, 10));
+    Box::new(net.expect("the workload's sizes are right"))
 }
 
-fn lenet() -> Sequential {
-    Sequential::new()
-        .push(Conv2d::new(1, 32, 3).padding(1))
-        .push(ReLU)
-        .push(MaxPool2d::new(2))
-        .push(Conv2d::new(32, 64, 3).padding(1))
-        .push(ReLU)
-        .push(MaxPool2d::new(2))
-        .push(Flatten::default())
-        .push(Linear::new(3136, 128))
-        .push(ReLU)
-        .push(Linear::new(128, 10))
+fn lenet() -> Network {
+    let net = LeNet::new(&LeNetConfig::default());
+    Box::new(net.expect("the workload's sizes are right"))
 }
 
 /// Numbers from 0 to 1, as pixels are.

@@ -296,14 +296,14 @@ pub const KEYS: &[Key] = &[
         "false",
         "batch normalisation in every hidden layer",
     )
-    .only("model.name", &["mlp", "cnn"]),
+    .only("model.name", &["mlp", "cnn", "lenet"]),
     key(
         "model.dropout",
         Kind::Float(0.0, 0.999),
         "0.0",
         "fraction of activations dropped in training",
     )
-    .only("model.name", &["mlp", "cnn"]),
+    .only("model.name", &["mlp", "cnn", "lenet"]),
     // optimizer
     key(
         "optimizer.name",
