@@ -13,8 +13,8 @@ use fornax::train::{Answer, Trained};
 pub struct Args {
     /// A run's folder
     run: PathBuf,
-    /// Image files, CSV files, or rows such as 5.1,3.5,1.4,0.2
-    #[arg(required = true, allow_hyphen_values = true)]
+    /// Image files, CSV files, or rows such as 5.1,3.5,1.4,0.2 (after `--` if one begins with -)
+    #[arg(required = true)]
     inputs: Vec<String>,
     /// Threads; as many as the machine has without it
     #[arg(long, value_name = "N")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::output::{json_line, line};
 use crate::{Outcome, set_threads};
 use fornax::train::callback::{Callback, EpochRecord, Flow};
-use fornax::train::progress::{Progress, clock, thousands, value};
+use fornax::train::progress::{Progress, duration, thousands, value};
 use fornax::train::run::{free_folder, read_recipe};
 use fornax::train::{Network, Recipe, Report, Run};
 
@@ -108,13 +108,7 @@ fn introduce(run: &Run) -> Outcome {
 
 fn conclude(report: &Report) -> Outcome {
     let best = report.history.iter().rfind(|record| record.best);
-    let mut text = format!(
-        "\ntrained in {}",
-        match report.seconds {
-            seconds if seconds < 60.0 => format!("{seconds:.1} s"),
-            seconds => clock(std::time::Duration::from_secs_f64(seconds)),
-        }
-    );
+    let mut text = format!("\ntrained in {}", duration(report.seconds));
     if let Some(best) = best {
         text += &format!("; the weights are those of epoch {}", best.epoch);
     }

@@ -1,3 +1,5 @@
+//! A network for handwritten digits: `cargo run --release -p fornax --example digits`.
+
 use fornax::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -11,7 +11,20 @@
 //! and [`prelude`], what most programs use.
 //!
 //! ```
-#![doc = include_str!("../examples/digits.rs")]
+//! use fornax::prelude::*;
+//!
+//! let digits = builtin::load("digits", None)?.whole();
+//! let parts = Holdout::new().test(0.2).validation(0.1).split(&digits)?;
+//! let mut model = Sequential::new()
+//!     .push(Flatten::default())
+//!     .push(Linear::new(64, 128))
+//!     .push(ReLU)
+//!     .push(Linear::new(128, 10));
+//! let config = TrainConfig { epochs: 10, ..TrainConfig::default() };
+//! Trainer::new(config).fit(&mut model, &parts.train, parts.validation.as_ref())?;
+//! let test = evaluate(&model, &Loader::new(parts.test.unwrap()))?;
+//! assert!(test.scores.get("accuracy").unwrap() > 0.9);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub use fornax_data as data;

@@ -77,8 +77,7 @@ pub fn build(recipe: &ModelRecipe, schema: &Schema, seed: u64) -> Result<Network
 }
 
 fn activation(name: &str) -> Activation {
-    let name = name.replace('_', "-");
-    serde_json::from_value(serde_json::Value::String(name))
+    serde_json::from_value(serde_json::Value::String(name.to_owned()))
         .expect("the recipe's activations are those of the layers")
 }
 

@@ -113,9 +113,9 @@ impl<M: ?Sized> Callback<M> for Progress {
             line += &format!("  {}", scores("val ", validation));
         }
         line += &format!(
-            "  {}/s  {:.1} s{}",
+            "  {}/s  {}{}",
             thousands(record.samples_per_second),
-            record.seconds,
+            duration(record.seconds),
             if record.best { "  *" } else { "" }
         );
         self.say(&line);
@@ -182,6 +182,15 @@ pub fn thousands(number: f64) -> String {
         format!("-{text}")
     } else {
         text
+    }
+}
+
+/// A time in the unit that suits it.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", 1e3 * s),
+        s if s < 60.0 => format!("{s:.1} s"),
+        s => clock(Duration::from_secs_f64(s.min(1e12))),
     }
 }
 

@@ -186,7 +186,7 @@ impl Run {
 
     /// The network's layers.
     pub fn summary(&self) -> Summary {
-        summary(&self.network, self.data.schema())
+        summary(&self.network, self.data.schema(), &self.recipe)
     }
 
     /// Trains, tests, and writes weights and pictures.
@@ -286,7 +286,7 @@ impl Trained {
 
     /// The network's layers.
     pub fn summary(&self) -> Summary {
-        summary(&self.network, &self.schema)
+        summary(&self.network, &self.schema, &self.recipe)
     }
 
     /// Evaluates the network on the run's test data, or on its validation data where it has none;
@@ -316,10 +316,13 @@ fn test(network: &Network, data: &SharedDataset, rule: &Preprocess) -> Result<Ev
     evaluate(network, &loader.preprocess(rule.clone())?)
 }
 
-fn summary(network: &Network, schema: &Schema) -> Summary {
+fn summary(network: &Network, schema: &Schema, recipe: &Recipe) -> Summary {
     let mut shape = schema.sample_shape();
     shape.insert(0, 1);
-    fornax_nn::summary(network, shape)
+    Summary {
+        model: recipe.model.name.clone(),
+        ..fornax_nn::summary(network, shape)
+    }
 }
 
 /// The recipe of the run in `folder`.

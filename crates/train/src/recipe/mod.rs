@@ -406,6 +406,11 @@ mod tests {
             "r.toml, line 3: `optimizer.beta1` does nothing with optimizer.name = \"sgd\"; \
              it belongs to adam, adamw"
         );
+        assert!(error("", &["optimizer.name=sgd", "optimizer.beta1=0.9"]).contains("--set"));
+        // Choosing anew drops what the file says about the former choice.
+        let text = "[optimizer]\nname = \"adam\"\nbeta1 = 0.8";
+        let recipe = Recipe::parse("r", text, &["optimizer.name=sgd".into()]).unwrap();
+        assert_eq!(recipe.optimizer.beta1, None);
     }
 
     #[test]

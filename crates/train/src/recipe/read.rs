@@ -108,7 +108,15 @@ impl Values {
                     .as_str()
                     .is_some_and(|word| words.contains(&word))
             });
+            // Who chooses otherwise by `--set` drops what the file says about the former choice.
+            let dropped = key
+                .only
+                .is_some_and(|(path, _)| matches!(self.0[path].1, Origin::Set))
+                && matches!(self.0.get(key.path), Some((_, Origin::Line(..))));
             match self.0.get(key.path) {
+                Some(_) if !applies && dropped => {
+                    self.0.remove(key.path);
+                }
                 Some((_, origin)) if !applies => {
                     let (path, words) = key.only.expect("a key that does not apply has a choice");
                     return Err(Error::Recipe(format!(

@@ -52,7 +52,7 @@ impl Supervised {
                 let right = output.detach().argmax(-1).eq(target);
                 Outcome {
                     loss: loss.forward(output, target),
-                    metrics: vec![("accuracy", right.to_dtype(DType::F32).mean(..))],
+                    metrics: vec![("accuracy", right.to_dtype(DType::F64).mean(..))],
                 }
             }
             Self::Regression => {

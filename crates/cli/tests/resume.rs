@@ -1,0 +1,136 @@
+//! The real program, killed with SIGKILL at odd moments and resumed, ends with the same bytes as
+//! the one that was left alone; and with one thread as with two.
+
+#![cfg(unix)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Small and quick, yet with all that has a state: dropout, batch norm, shuffling, augmentation,
+/// momentum schedule, accumulation, early stopping, best weights.
+const SET: &[&str] = &[
+    "epochs=6",
+    "batch_size=16",
+    "accumulate=2",
+    "model.neurons=32",
+    "model.batch_norm=true",
+    "model.dropout=0.3",
+    "schedule.name=one_cycle",
+    "early_stopping.patience=50",
+    "regularization.l1=1e-5",
+    "checkpoint.every_steps=3",
+];
+
+fn start(extra: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fornax"));
+    command.arg("train").args(extra);
+    command
+        .arg("--json")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+}
+
+fn fresh(folder: &Path, threads: &str) -> Vec<String> {
+    let mut args = vec!["digits".to_owned(), "--seed".into(), "5".into()];
+    args.extend(["--threads".into(), threads.into()]);
+    args.extend(["--out".into(), folder.display().to_string()]);
+    for set in SET {
+        args.extend(["--set".into(), (*set).into()]);
+    }
+    args
+}
+
+fn run(args: &[String]) -> Child {
+    start(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn model(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+/// The epochs that the log has, and what they say but for times.
+fn log(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let object = line.as_object_mut().unwrap();
+            object.remove("seconds");
+            object.remove("samples_per_second");
+            line.to_string()
+        })
+        .collect()
+}
+
+#[test]
+fn killed_at_any_moment_and_resumed_it_ends_the_same() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { temporary.path().join(name) };
+    let whole = path("whole");
+    let started = Instant::now();
+    finish(run(&fresh(&whole, "2")));
+    let took = started.elapsed();
+
+    let single = path("single");
+    finish(run(&fresh(&single, "1")));
+    assert!(
+        model(&whole) == model(&single),
+        "one thread gives other bytes than two"
+    );
+
+    for round in 0..6 {
+        let folder = path(&format!("killed-{round}"));
+        let mut kills = 0;
+        let mut child = run(&fresh(&folder, "2"));
+        loop {
+            // From the first milliseconds to beyond the end.
+            let share = f64::from((round * 7 + kills * 3) % 11 + 1) / 11.0;
+            std::thread::sleep(Duration::from_secs_f64(took.as_secs_f64() * share * 0.7));
+            if child.try_wait().unwrap().is_some() {
+                finish(child);
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            let mut args = fresh(&folder, "2");
+            let out = args.iter().position(|arg| arg == "--out").unwrap();
+            args[out] = "--resume".into();
+            std::fs::create_dir_all(&folder).unwrap();
+            child = run(&args);
+            if kills > 12 {
+                finish(child);
+                break;
+            }
+        }
+        assert!(
+            model(&whole) == model(&folder),
+            "round {round}: other bytes after {kills} kills"
+        );
+        assert_eq!(log(&whole), log(&folder), "round {round}");
+        let leftovers = std::fs::read_dir(&folder).unwrap().flatten();
+        let leftovers =
+            leftovers.filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"));
+        assert_eq!(leftovers.count(), 0, "round {round}");
+    }
+}
+
+#[test]
+fn resuming_a_finished_run_changes_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("run");
+    finish(run(&fresh(&folder, "2")));
+    let (before, lines) = (model(&folder), log(&folder));
+    let folder_name = folder.display().to_string();
+    finish(start(&["--resume", &folder_name]));
+    assert!(before == model(&folder));
+    assert_eq!(lines, log(&folder));
+}
