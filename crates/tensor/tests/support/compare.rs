@@ -1,0 +1,129 @@
+//! How close is close: PyTorch's numbers against ours.
+
+use super::{Case, Fixture, hash_bits, usizes};
+use fornax_tensor::{DType, Tensor};
+
+/// Relative tolerance per element type.
+pub fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => 1e-12,
+        DType::F32 => 1e-5,
+        DType::BF16 => 1.0 / 128.0,
+        DType::F16 => 1.0 / 1024.0,
+        _ => 0.0,
+    }
+}
+
+/// Below this, a number may have been flushed to zero.
+fn tiny(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::MIN_POSITIVE,
+        DType::F32 | DType::BF16 => f32::MIN_POSITIVE as f64,
+        DType::F16 => 6.2e-5,
+        _ => 0.0,
+    }
+}
+
+/// Compares a result with what the fixture has under `key`; gives the complaint, if there is one.
+pub fn compare(fixture: &Fixture, key: &str, got: &Tensor, shape: Option<&[usize]>, strict: bool) -> Option<String> {
+    if let Some(shape) = shape
+        && got.shape() != shape
+    {
+        return Some(format!("{key}: shape {:?}, expected {shape:?}", got.shape()));
+    }
+    let own = if got.dtype() == DType::F64 { None } else { Some(format!("{key}.f32")) };
+    let narrow = own.as_deref();
+    let whole = narrow.and_then(|k| fixture.find(k)).or_else(|| fixture.find(key));
+    if let Some(expected) = whole {
+        if expected.values.len() != got.numel() {
+            return Some(format!("{key}: {} elements, expected {}", got.numel(), expected.values.len()));
+        }
+        return elements(key, &got.to_f64_vec(), &expected.values, got.dtype(), strict);
+    }
+    let sampled = narrow.and_then(|k| fixture.find(&format!("{k}.sample")));
+    let Some(sampled) = sampled.or_else(|| fixture.find(&format!("{key}.sample"))) else {
+        return Some(format!("{key}: nothing of that name in the fixture"));
+    };
+    samples(key, got, &sampled.values)
+}
+
+/// A large tensor: its sum, its sum of magnitudes and some of its elements.
+fn samples(key: &str, got: &Tensor, expected: &[f64]) -> Option<String> {
+    let values = got.to_f64_vec();
+    let (sum, magnitude): (f64, f64) = (values.iter().sum(), values.iter().map(|v| v.abs()).sum());
+    let slack = tolerance(got.dtype()) * expected[1];
+    if !((sum - expected[0]).abs() <= slack && (magnitude - expected[1]).abs() <= slack) {
+        return Some(format!(
+            "{key}: sum {sum:e} and sum of magnitudes {magnitude:e}, expected {:e} and {:e}",
+            expected[0], expected[1]
+        ));
+    }
+    let places = hash_bits(77, expected.len() - 2).map(|bits| (bits % values.len() as u64) as usize);
+    let picked: Vec<f64> = places.map(|i| values[i]).collect();
+    elements(key, &picked, &expected[2..], got.dtype(), false)
+}
+
+/// Element by element: equal if infinite or NaN; else within the tolerance of the element's size
+/// (`strict`), or of the tensor's.
+pub fn elements(key: &str, got: &[f64], expected: &[f64], dtype: DType, strict: bool) -> Option<String> {
+    let narrowed = |x: f64| if dtype == DType::F32 { x as f32 as f64 } else { x };
+    let finite = expected.iter().map(|&x| narrowed(x).abs()).filter(|x| x.is_finite());
+    // The floor lets pure rounding noise around an exact zero pass.
+    let scale = if strict { 0.0 } else { finite.fold(0.01, f64::max) };
+    let (tol, tiny) = (tolerance(dtype), tiny(dtype));
+    let (mut wrong, mut worst) = (0, None::<(f64, usize)>);
+    for (i, (&x, &e)) in got.iter().zip(expected).enumerate() {
+        let e = narrowed(e);
+        let error = if e.is_nan() || e.is_infinite() {
+            if x == e || (x.is_nan() && e.is_nan()) { 0.0 } else { f64::INFINITY }
+        } else if strict && e == 0.0 && x == 0.0 {
+            if x.is_sign_negative() == e.is_sign_negative() { 0.0 } else { f64::INFINITY }
+        } else {
+            let floor = if dtype.is_float() { tiny } else { 0.0 };
+            ((x - e).abs() - floor).max(0.0) / e.abs().max(scale).max(f64::MIN_POSITIVE)
+        };
+        if !(error <= tol) {
+            wrong += 1;
+            if worst.is_none_or(|(w, _)| !(error <= w)) {
+                worst = Some((error, i));
+            }
+        }
+    }
+    let (error, i) = worst?;
+    Some(format!(
+        "{key}: {wrong} of {} elements wrong; element {i} is {:?}, expected {:?} (relative error {error:.1e})",
+        got.len(),
+        got[i],
+        expected[i]
+    ))
+}
+
+/// The results of a case: number, shapes, element types and values.
+pub fn check_outs(case: &Case, outs: &[Tensor], run: DType) -> Vec<String> {
+    let shapes = case.json["out"].as_array().expect("results");
+    if outs.len() != shapes.len() {
+        return vec![format!("{} results, expected {}", outs.len(), shapes.len())];
+    }
+    let strict = case.json["strict"] == true;
+    let mut complaints = Vec::new();
+    for (k, (y, shape)) in outs.iter().zip(shapes).enumerate() {
+        let key = format!("{}.o{k}", case.index);
+        complaints.extend(compare(case.fixture, &key, y, Some(&usizes(shape)), strict));
+        let dtype = case.json["out_dtypes"][k].as_str().expect("a dtype");
+        // Written down for the f32 run; the f64 run of a float case has f64 in its place.
+        if (run == DType::F32 || !case.has_floats()) && y.dtype().to_string() != dtype {
+            complaints.push(format!("result {k} is {}, expected {dtype}", y.dtype()));
+        }
+    }
+    complaints
+}
+
+/// The gradients of a case, in the order of [`Case::grads`].
+pub fn check_grads(case: &Case, grads: &[Tensor]) -> Vec<String> {
+    let places = case.grads();
+    let compare = |(g, k): (&Tensor, usize)| {
+        // The gradient has the shape of the input that was given.
+        compare(case.fixture, &format!("{}.g{k}", case.index), g, None, false)
+    };
+    grads.iter().zip(places).filter_map(compare).collect()
+}
