@@ -63,7 +63,7 @@ fn follow(model: &str, kind: &str, dtype: DType) {
 
     let mut optimizer: Box<dyn Optimizer> = match kind {
         "AdamW" => Box::new(AdamW::new(options.float("lr")).weight_decay(options.float("weight_decay"))),
-        _ => Box::new(Sgd::new(options.float("lr")).momentum(options.float("momentum"))),
+        _ => Box::new(SGD::new(options.float("lr")).momentum(options.float("momentum"))),
     };
     let batch = run["batch"].as_u64().unwrap() as usize;
     let inputs: Vec<usize> = [batch].into_iter().chain(shape).collect();

@@ -2,13 +2,13 @@
 
 mod support;
 
-use fornax_tensor::{ConvSpec, DType, INFER, Tensor, grad_of, record};
+use fornax_tensor::{ConvSpec, DType, INFER, Tensor};
 use serde_json::Value;
-use support::compare::{check_grads, check_outs};
-use support::{Attrs, Case, Fixture, dtype_named, message, refuses, slice};
+use support::compare::check_op;
+use support::{Attrs, Fixture, dtype_named, message, slice};
 
 fn check(name: &str) {
-    Fixture::open(env!("CARGO_MANIFEST_DIR"), name).check_all(check_case);
+    Fixture::open(env!("CARGO_MANIFEST_DIR"), name).check_all(|case, dtype| check_op(case, dtype, apply));
 }
 
 #[test]
@@ -44,30 +44,6 @@ fn indexing() {
 #[test]
 fn fused_operations() {
     check("fast");
-}
-
-fn check_case(case: &Case, dtype: DType) -> Vec<String> {
-    let leaves = case.leaves(dtype);
-    if case.raises() {
-        let refused = refuses(|| apply(case.op(), case.attrs(), &case.views(&leaves)));
-        return if refused { Vec::new() } else { vec!["PyTorch refuses this, we do not".into()] };
-    }
-    let outs = apply(case.op(), case.attrs(), &case.views(&leaves));
-    let mut complaints = check_outs(case, &outs, dtype);
-    let targets: Vec<&Tensor> = case.grads().iter().map(|&k| &leaves[k]).collect();
-    if !targets.is_empty() && complaints.is_empty() {
-        let grads = record(|| {
-            let loss = case.loss(&apply(case.op(), case.attrs(), &case.views(&leaves)));
-            grad_of(&loss, &targets)
-        });
-        for (g, x) in grads.iter().zip(&targets) {
-            if (g.shape(), g.dtype()) != (x.shape(), x.dtype()) {
-                complaints.push(format!("gradient {:?} {} of {:?} {}", g.shape(), g.dtype(), x.shape(), x.dtype()));
-            }
-        }
-        complaints.extend(check_grads(case, &grads));
-    }
-    complaints
 }
 
 /// The fixtures' operation `op` in our words.

@@ -1,7 +1,7 @@
 //! How close is close: PyTorch's numbers against ours.
 
-use super::{Case, Fixture, hash_bits, usizes};
-use fornax_tensor::{DType, Tensor};
+use super::{Attrs, Case, Fixture, hash_bits, refuses, usizes};
+use fornax_tensor::{DType, Tensor, grad_of, record};
 
 /// Relative tolerance per element type.
 pub fn tolerance(dtype: DType) -> f64 {
@@ -126,4 +126,25 @@ pub fn check_grads(case: &Case, grads: &[Tensor]) -> Vec<String> {
         compare(case.fixture, &format!("{}.g{k}", case.index), g, None, false)
     };
     grads.iter().zip(places).filter_map(compare).collect()
+}
+
+/// An op's case: results, then gradients. `apply` runs the op of a name on the inputs.
+pub fn check_op(case: &Case, dtype: DType, apply: impl Fn(&str, Attrs, &[Tensor]) -> Vec<Tensor>) -> Vec<String> {
+    let leaves = case.leaves(dtype);
+    let call = || apply(case.op(), case.attrs(), &case.views(&leaves));
+    if case.raises() {
+        return if refuses(call) { Vec::new() } else { vec!["PyTorch refuses this, we do not".into()] };
+    }
+    let mut complaints = check_outs(case, &call(), dtype);
+    let targets: Vec<&Tensor> = case.grads().iter().map(|&k| &leaves[k]).collect();
+    if !targets.is_empty() && complaints.is_empty() {
+        let grads = record(|| grad_of(&case.loss(&call()), &targets));
+        for (g, x) in grads.iter().zip(&targets) {
+            if (g.shape(), g.dtype()) != (x.shape(), x.dtype()) {
+                complaints.push(format!("gradient {:?} {} of {:?} {}", g.shape(), g.dtype(), x.shape(), x.dtype()));
+            }
+        }
+        complaints.extend(check_grads(case, &grads));
+    }
+    complaints
 }
