@@ -92,7 +92,7 @@ impl Fixture {
             for dtype in runs {
                 ran += 1;
                 let result = catch_unwind(AssertUnwindSafe(|| run(&case, dtype)));
-                let complaints = result.unwrap_or_else(|panic| vec![format!("panicked: {}", message(&panic))]);
+                let complaints = result.unwrap_or_else(|panic| vec![format!("panicked: {}", message(&*panic))]);
                 failures.extend(complaints.iter().map(|c| format!("{} [{dtype}]: {c}", case.name())));
             }
         }
