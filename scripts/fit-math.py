@@ -4,7 +4,26 @@
 Each is a minimax fit (Remez exchange, 60 digits) of g on [a, b] by a polynomial of the given
 degree, the error weighed by w so that it is relative to the function's final result.
 """
-from mpmath import mp, mpf, tanh, matrix, lu_solve, log, log1p, exp, expm1, erf, erfc, sin, cos, pi, sqrt, cos as mcos, nstr
+
+from mpmath import (
+    mp,
+    mpf,
+    tanh,
+    matrix,
+    lu_solve,
+    log,
+    log1p,
+    exp,
+    expm1,
+    erf,
+    erfc,
+    sin,
+    cos,
+    pi,
+    sqrt,
+    cos as mcos,
+    nstr,
+)
 
 mp.dps = 60
 
@@ -63,8 +82,10 @@ def emit(name, kind, fit):
 
 def rel0(f):
     """f, with its limit where the formula divides 0 by 0."""
+
     def g(x):
         return f(x if abs(x) > mpf(10) ** -18 else mpf(10) ** -18)
+
     return g
 
 
@@ -86,15 +107,59 @@ smax = ((sqrt(mpf(2)) - 1) / (sqrt(mpf(2)) + 1)) ** 2
 emit("LOG", "f64", remez(rel0(R), rel0(lambda z: z / 2), mpf(10) ** -17, smax, 6))
 
 for kind, top, d in (("f32", "1.0", 6), ("f64", "1.0", 12)):
-    emit("ERF_SMALL", kind, remez(rel0(lambda z: erf(sqrt(z)) / sqrt(z) - 1), rel0(lambda z: sqrt(z) / erf(sqrt(z))), mpf(10) ** -17, mpf(top) ** 2, d))
+    emit(
+        "ERF_SMALL",
+        kind,
+        remez(
+            rel0(lambda z: erf(sqrt(z)) / sqrt(z) - 1),
+            rel0(lambda z: sqrt(z) / erf(sqrt(z))),
+            mpf(10) ** -17,
+            mpf(top) ** 2,
+            d,
+        ),
+    )
 # erf(x) = 1 - exp(-Q(x - c))
 for kind, lo, hi, d in (("f32", "1.0", "4", 7), ("f64", "1.0", "6", 19)):
     c = mpf(lo) if kind == "f32" else (mpf(lo) + mpf(hi)) / 2
-    emit(f"ERF_LARGE (centre {nstr(c,4)})", kind, remez(lambda t: -log(erfc(t + c)), lambda t: erfc(t + c) / erf(t + c), mpf(lo) - c, mpf(hi) - c, d))
+    emit(
+        f"ERF_LARGE (centre {nstr(c, 4)})",
+        kind,
+        remez(lambda t: -log(erfc(t + c)), lambda t: erfc(t + c) / erf(t + c), mpf(lo) - c, mpf(hi) - c, d),
+    )
 
 q = (pi / 4 * mpf("1.001")) ** 2
 for kind, ds, dc in (("f32", 3, 3), ("f64", 5, 5)):
-    emit("SIN", kind, remez(rel0(lambda z: (sin(sqrt(z)) / sqrt(z) - 1) / z), rel0(lambda z: z * sqrt(z) / sin(sqrt(z))), mpf(10) ** -17, q, ds))
-    emit("COS", kind, remez(rel0(lambda z: (cos(sqrt(z)) - 1 + z / 2) / z**2), rel0(lambda z: z**2 / cos(sqrt(z))), mpf(10) ** -8, q, dc))
+    emit(
+        "SIN",
+        kind,
+        remez(
+            rel0(lambda z: (sin(sqrt(z)) / sqrt(z) - 1) / z),
+            rel0(lambda z: z * sqrt(z) / sin(sqrt(z))),
+            mpf(10) ** -17,
+            q,
+            ds,
+        ),
+    )
+    emit(
+        "COS",
+        kind,
+        remez(
+            rel0(lambda z: (cos(sqrt(z)) - 1 + z / 2) / z**2),
+            rel0(lambda z: z**2 / cos(sqrt(z))),
+            mpf(10) ** -8,
+            q,
+            dc,
+        ),
+    )
 
-emit("TANH", "f32", remez(rel0(lambda z: (tanh(sqrt(z)) / sqrt(z) - 1) / z), rel0(lambda z: z * sqrt(z) / tanh(sqrt(z))), mpf(10) ** -17, mpf("0.55") ** 2, 4))
+emit(
+    "TANH",
+    "f32",
+    remez(
+        rel0(lambda z: (tanh(sqrt(z)) / sqrt(z) - 1) / z),
+        rel0(lambda z: z * sqrt(z) / tanh(sqrt(z))),
+        mpf(10) ** -17,
+        mpf("0.55") ** 2,
+        4,
+    ),
+)

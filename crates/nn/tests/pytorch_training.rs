@@ -53,7 +53,13 @@ fn follow(model: &str, kind: &str, dtype: DType) {
     let fixture = Fixture::open(env!("CARGO_MANIFEST_DIR"), "training");
     let runs = fixture.meta("runs");
     let at = |r: &&Value| r["model"] == model && r["optimizer"] == kind;
-    let (index, run) = runs.as_array().unwrap().iter().enumerate().find(|(_, r)| at(r)).expect("a run of that name");
+    let (index, run) = runs
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .find(|(_, r)| at(r))
+        .expect("a run of that name");
     let options = Attrs(&run["options"]);
     let (mut net, shape) = if model == "mlp" { mlp() } else { lenet() };
     start(&mut net, dtype);
@@ -62,25 +68,41 @@ fn follow(model: &str, kind: &str, dtype: DType) {
     assert_eq!(names, expected);
 
     let mut optimizer: Box<dyn Optimizer> = match kind {
-        "AdamW" => Box::new(AdamW::new(options.float("lr")).weight_decay(options.float("weight_decay"))),
+        "AdamW" => {
+            Box::new(AdamW::new(options.float("lr")).weight_decay(options.float("weight_decay")))
+        }
         _ => Box::new(SGD::new(options.float("lr")).momentum(options.float("momentum"))),
     };
     let batch = run["batch"].as_u64().unwrap() as usize;
     let inputs: Vec<usize> = [batch].into_iter().chain(shape).collect();
     let tolerance = if dtype == DType::F64 { 1e-11 } else { 1e-5 };
     for (step, want) in run["losses"].as_array().unwrap().iter().enumerate() {
-        let x = tensor(&uniform(2000 + step as u64, 0.0, 1.0, inputs.iter().product()), &inputs, dtype);
+        let x = tensor(
+            &uniform(2000 + step as u64, 0.0, 1.0, inputs.iter().product()),
+            &inputs,
+            dtype,
+        );
         let t = Tensor::from_vec(integers(3000 + step as u64, 0, 10, batch), [batch]);
-        let (loss, grads) =
-            value_and_grad(&net, |net| CrossEntropyLoss::default().forward(&net.forward(&x), &t));
-        optimizer.step(&mut net, grads).expect("gradients of this model");
+        let (loss, grads) = value_and_grad(&net, |net| {
+            CrossEntropyLoss::default().forward(&net.forward(&x), &t)
+        });
+        optimizer
+            .step(&mut net, grads)
+            .expect("gradients of this model");
         let (got, want) = (loss.item(), want.as_f64().unwrap());
-        assert!(((got - want) / want).abs() <= tolerance, "{model} {kind} {dtype}: loss {got} at step {step}, expected {want}");
+        assert!(
+            ((got - want) / want).abs() <= tolerance,
+            "{model} {kind} {dtype}: loss {got} at step {step}, expected {want}"
+        );
     }
     if dtype == DType::F64 {
         for (name, p) in net.named_parameters() {
             let complaint = compare(&fixture, &format!("{index}.{name}"), &p, None, false);
-            assert!(complaint.is_none(), "{model} {kind}: {}", complaint.unwrap());
+            assert!(
+                complaint.is_none(),
+                "{model} {kind}: {}",
+                complaint.unwrap()
+            );
         }
     }
 }

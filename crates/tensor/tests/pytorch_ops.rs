@@ -8,7 +8,8 @@ use support::compare::check_op;
 use support::{Attrs, Fixture, dtype_named, message, slice};
 
 fn check(name: &str) {
-    Fixture::open(env!("CARGO_MANIFEST_DIR"), name).check_all(|case, dtype| check_op(case, dtype, apply));
+    Fixture::open(env!("CARGO_MANIFEST_DIR"), name)
+        .check_all(|case, dtype| check_op(case, dtype, apply));
 }
 
 #[test]
@@ -88,7 +89,9 @@ fn apply(op: &str, a: Attrs, x: &[Tensor]) -> Vec<Tensor> {
         "to_dtype" => one(x[0].to_dtype(dtype_named(a.text("dtype")))),
         "where" => one(x[0].where_(&x[1], &x[2])),
         "masked_fill" => one(x[0].masked_fill(&x[1], a.float("value"))),
-        "sum" | "mean" | "prod" | "max" | "min" | "var" | "std" | "any" | "all" => one(reduce(op, a, &x[0])),
+        "sum" | "mean" | "prod" | "max" | "min" | "var" | "std" | "any" | "all" => {
+            one(reduce(op, a, &x[0]))
+        }
         "logsumexp" => one(x[0].logsumexp(a.int("axis"))),
         "argmax" => one(x[0].argmax(a.int("axis"))),
         "argmin" => one(x[0].argmin(a.int("axis"))),
@@ -115,7 +118,9 @@ fn apply(op: &str, a: Attrs, x: &[Tensor]) -> Vec<Tensor> {
             let (y, mean, var) = x[0].batch_norm_train(extra(1), extra(2), a.float("eps"));
             vec![y, mean.detach(), var.detach()]
         }
-        "batch_norm_eval" => one(x[0].batch_norm_eval(&x[1], &x[2], extra(3), extra(4), a.float("eps"))),
+        "batch_norm_eval" => {
+            one(x[0].batch_norm_eval(&x[1], &x[2], extra(3), extra(4), a.float("eps")))
+        }
         "cross_entropy_rows" => one(x[0].cross_entropy_rows(&x[1], -100)),
         _ if op.ends_with("_scalar") => one(scalar(op, &a.0["value"], &x[0])),
         _ if x.len() == 2 && op != "cat" && op != "stack" => one(binary(op, &x[0], &x[1])),
@@ -194,9 +199,14 @@ fn reduce(op: &str, a: Attrs, x: &Tensor) -> Tensor {
         ("min", true) => x.min_keepdim(axes),
         ("prod", false) => x.prod(axes),
         ("prod", true) => {
-            let mut sorted: Vec<isize> = axes.iter().map(|a| a.rem_euclid(x.rank() as isize)).collect();
+            let mut sorted: Vec<isize> = axes
+                .iter()
+                .map(|a| a.rem_euclid(x.rank() as isize))
+                .collect();
             sorted.sort();
-            sorted.iter().fold(x.prod(axes), |y, &axis| y.unsqueeze(axis))
+            sorted
+                .iter()
+                .fold(x.prod(axes), |y, &axis| y.unsqueeze(axis))
         }
         ("var", _) => x.var(axes, a.size("correction")),
         ("std", _) => x.std(axes, a.size("correction")),
@@ -220,20 +230,34 @@ fn conv(a: Attrs) -> ConvSpec {
     if a.has("output_padding") {
         spec = spec.output_padding(a.sizes("output_padding"));
     }
-    if a.has("groups") { spec.groups(a.size("groups")) } else { spec }
+    if a.has("groups") {
+        spec.groups(a.size("groups"))
+    } else {
+        spec
+    }
 }
 
 fn pool(op: &str, a: Attrs, x: &Tensor) -> Tensor {
     if op.starts_with("adaptive") {
         return match op {
-            "adaptive_avg_pool1d" => x.unsqueeze(-2).adaptive_avg_pool2d([1, a.size("out")]).squeeze(-2),
-            "adaptive_max_pool1d" => x.unsqueeze(-2).adaptive_max_pool2d([1, a.size("out")]).squeeze(-2),
+            "adaptive_avg_pool1d" => x
+                .unsqueeze(-2)
+                .adaptive_avg_pool2d([1, a.size("out")])
+                .squeeze(-2),
+            "adaptive_max_pool1d" => x
+                .unsqueeze(-2)
+                .adaptive_max_pool2d([1, a.size("out")])
+                .squeeze(-2),
             "adaptive_avg_pool2d" => x.adaptive_avg_pool2d(a.pair("out", 1)),
             "adaptive_max_pool2d" => x.adaptive_max_pool2d(a.pair("out", 1)),
             _ => panic!("the test knows no {op}"),
         };
     }
-    let (kernel, stride, padding) = (a.sizes("kernel_size"), a.sizes("stride"), a.sizes("padding"));
+    let (kernel, stride, padding) = (
+        a.sizes("kernel_size"),
+        a.sizes("stride"),
+        a.sizes("padding"),
+    );
     let include = a.flag("count_include_pad", true);
     let two = |v: &[usize]| [v[0], v[1]];
     match op {
@@ -264,7 +288,12 @@ fn movement_op(op: &str, a: Attrs, x: &[Tensor]) -> Vec<Tensor> {
         "select" => y.select(a.int("axis"), a.int("i")),
         "flip" => y.flip(a.ints("axes")),
         "pad" => {
-            let pads = a.0["pads"].as_array().unwrap().iter().map(|p| (p[0].as_u64().unwrap() as usize, p[1].as_u64().unwrap() as usize));
+            let pads = a.0["pads"].as_array().unwrap().iter().map(|p| {
+                (
+                    p[0].as_u64().unwrap() as usize,
+                    p[1].as_u64().unwrap() as usize,
+                )
+            });
             y.pad(&pads.collect::<Vec<_>>(), a.float("value"))
         }
         "cat" => Tensor::cat(x, a.int("axis")),
@@ -284,8 +313,15 @@ fn promotion() {
     let table = Fixture::open(env!("CARGO_MANIFEST_DIR"), "elementwise").meta("promotion");
     let mut failures = Vec::new();
     for row in table.as_array().unwrap() {
-        let cell: Vec<&str> = row.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-        let [op, kind, a, b, expected] = cell[..] else { panic!("five cells") };
+        let cell: Vec<&str> = row
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_str().unwrap())
+            .collect();
+        let [op, kind, a, b, expected] = cell[..] else {
+            panic!("five cells")
+        };
         let ones = |scalar: bool, name: &str| {
             let shape: &[usize] = if scalar { &[] } else { &[1] };
             Tensor::ones(shape, dtype_named(name))
@@ -294,7 +330,9 @@ fn promotion() {
             let x = ones(kind == "01" || kind == "00" || kind == "scalar0", a);
             match (kind, op) {
                 ("scalar" | "scalar0", "pow") => x.powf(2.0),
-                ("scalar" | "scalar0", _) if b == "int" => scalar(&format!("{op}_scalar"), &2.into(), &x),
+                ("scalar" | "scalar0", _) if b == "int" => {
+                    scalar(&format!("{op}_scalar"), &2.into(), &x)
+                }
                 ("scalar" | "scalar0", _) => scalar(&format!("{op}_scalar"), &2.5.into(), &x),
                 ("unary", _) => apply(op, Attrs(&Value::Null), &[x]).remove(0),
                 ("reduce", "sum") => x.sum(..),
@@ -318,11 +356,22 @@ fn promotion() {
         if expected == "raises" && !refused {
             continue;
         }
-        let got_name = got.as_ref().map_or("raises".into(), |y| y.dtype().to_string());
+        let got_name = got
+            .as_ref()
+            .map_or("raises".into(), |y| y.dtype().to_string());
         if got_name != expected {
-            let why = got.err().map_or(String::new(), |p| format!(" ({})", message(&*p)));
-            failures.push(format!("{op} {kind} {a} {b}: {got_name}, expected {expected}{why}"));
+            let why = got
+                .err()
+                .map_or(String::new(), |p| format!(" ({})", message(&*p)));
+            failures.push(format!(
+                "{op} {kind} {a} {b}: {got_name}, expected {expected}{why}"
+            ));
         }
     }
-    assert!(failures.is_empty(), "{} wrong:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} wrong:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }

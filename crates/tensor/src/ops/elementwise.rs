@@ -130,8 +130,11 @@ impl Tensor {
         Tensor::op(Prim::StopGradient, [self])
     }
 
-    /// `x * x`.
+    /// `x * x`; booleans are squared as `i64`, as in PyTorch.
     pub fn square(&self) -> Tensor {
+        if self.dtype() == DType::Bool {
+            return self.to_dtype(DType::I64);
+        }
         self * self
     }
 
@@ -140,7 +143,6 @@ impl Tensor {
     pub fn powf(&self, exponent: f64) -> Tensor {
         let x = self.to_real();
         match exponent {
-            0.0 => x.ones_like(),
             1.0 => x,
             2.0 => x.square(),
             3.0 => x.square() * &x,
@@ -157,13 +159,13 @@ impl Tensor {
         self.binary(Binary::Pow, y)
     }
 
-    /// Limited to `[min, max]`; NaN stays. The gradient passes where the value was inside.
+    /// Limited to `[min, max]`; NaN stays. The gradient passes where the value was strictly inside.
     #[track_caller]
     pub fn clamp(&self, min: f64, max: f64) -> Tensor {
         // Written with `where` and not with maximum/minimum, whose gradient halves at a tie.
         let x = self;
-        let x = x.lt_scalar(min).where_(&x.full_like(min), x);
-        x.gt_scalar(max).where_(&x.full_like(max), &x)
+        let x = x.le_scalar(min).where_(&x.full_like(min), x);
+        x.ge_scalar(max).where_(&x.full_like(max), &x)
     }
 
     /// `a` where the (bool) tensor is true, else `b`.

@@ -84,10 +84,11 @@ impl Tensor {
             Some(t) => panic!("layer_norm: {name} {:?} for axes of {normal:?}", t.shape()),
         };
         let (weight, bias) = (flat("weight", weight, 1.0), flat("bias", bias, 0.0));
-        if self.numel() == 0 {
-            return self.clone();
-        }
         let x = self.reshape([rows, n]);
+        if self.numel() == 0 {
+            // Nothing to normalise, but weight and bias have their gradient: zeros.
+            return (x * weight + bias).reshape(self.shape());
+        }
         Fast::LayerNorm { eps }
             .call(&[&x, &weight, &bias])
             .reshape(self.shape())

@@ -44,6 +44,13 @@ pub(super) fn place(
         stores: Vec::new(),
         arena: Arena::default(),
     };
+    // No kernel writes an empty value, but a later one (a concatenation, say) may be given it.
+    let written: HashSet<ValueId> = kernels.iter().flat_map(|k| k.writes.iter().copied()).collect();
+    for &v in kernels.iter().flat_map(|k| &k.reads) {
+        if !written.contains(&v) && !placer.is_leaf(v) {
+            placer.place_empty(v);
+        }
+    }
     let mut steps = Vec::with_capacity(kernels.len());
     for (s, kernel) in kernels.into_iter().enumerate() {
         placer.place_writes(s, &kernel);
@@ -66,15 +73,8 @@ pub(super) fn place(
     }
     // Outputs that no kernel writes are empty.
     for &(_, base, _) in &outputs {
-        if graph
-            .nodes
-            .get(base as usize)
-            .is_none_or(|e| e.leaf.is_none())
-        {
-            placer.places.entry(base).or_insert_with(|| {
-                placer.stores.push(Store::New(0));
-                Place::Store(placer.stores.len() as u32 - 1)
-            });
+        if !placer.is_leaf(base) {
+            placer.place_empty(base);
         }
     }
     let outputs = outputs
@@ -118,6 +118,14 @@ impl Placer<'_> {
         }
         debug_assert!(self.is_leaf(v), "value {v} is read before it is written");
         Place::Leaf(v)
+    }
+
+    /// Gives an empty place to a value that has none.
+    fn place_empty(&mut self, v: ValueId) {
+        self.places.entry(v).or_insert_with(|| {
+            self.stores.push(Store::New(0));
+            Place::Store(self.stores.len() as u32 - 1)
+        });
     }
 
     /// Gives memory to everything that kernel `s` is the first to write.
