@@ -45,7 +45,10 @@ pub(super) fn place(
         arena: Arena::default(),
     };
     // No kernel writes an empty value, but a later one (a concatenation, say) may be given it.
-    let written: HashSet<ValueId> = kernels.iter().flat_map(|k| k.writes.iter().copied()).collect();
+    let written: HashSet<ValueId> = kernels
+        .iter()
+        .flat_map(|k| k.writes.iter().copied())
+        .collect();
     for &v in kernels.iter().flat_map(|k| &k.reads) {
         if !written.contains(&v) && !placer.is_leaf(v) {
             placer.place_empty(v);

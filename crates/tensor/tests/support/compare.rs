@@ -121,19 +121,17 @@ pub fn elements(
     let (mut wrong, mut worst) = (0, None::<(f64, usize)>);
     for (i, (&x, &e)) in got.iter().zip(expected).enumerate() {
         let e = narrowed(e);
-        let error = if e.is_nan() || e.is_infinite() {
-            if x == e || (x.is_nan() && e.is_nan()) {
-                0.0
-            } else {
-                f64::INFINITY
-            }
+        let error = if x == e || (x.is_nan() && e.is_nan()) {
+            0.0
+        } else if !x.is_finite() || !e.is_finite() {
+            f64::INFINITY
         } else {
             let floor = if dtype.is_float() { tiny } else { 0.0 };
             ((x - e).abs() - floor).max(0.0) / e.abs().max(scale).max(f64::MIN_POSITIVE)
         };
-        if !(error <= tol) {
+        if error > tol {
             wrong += 1;
-            if worst.is_none_or(|(w, _)| !(error <= w)) {
+            if worst.is_none_or(|(w, _)| error > w) {
                 worst = Some((error, i));
             }
         }
