@@ -36,7 +36,9 @@ fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor) -> Cotangents {
             axes.iter()
                 .enumerate()
                 .for_each(|(i, &a)| inverse[a] = i as isize);
-            smallvec![Some(g.permute(inverse))]
+            smallvec![Some(
+                product_transposed(g, &inverse).unwrap_or_else(|| g.permute(inverse))
+            )]
         }
         Prim::Broadcast => {
             let stretched = |&d: &usize| x[0].shape()[d] != y.shape()[d];
@@ -240,6 +242,18 @@ fn prod_by_halves(x: &Tensor, axes: &[isize]) -> Tensor {
     }
     let kept = (0..x.rank()).filter(|&d| !axes.contains(&(d as isize)));
     x.reshape(kept.map(|d| x.shape()[d]).collect::<Shape>())
+}
+
+/// The transpose of a matrix product as the product of the transposes in reverse order, so that a
+/// weight stored as `[out, in]` gets its gradient in that order and not as a strided view.
+fn product_transposed(g: &Tensor, axes: &[isize]) -> Option<Tensor> {
+    let state = g.0.state();
+    let [a, b] = state.inputs.as_slice() else {
+        return None;
+    };
+    let flat = axes == [1, 0] && a.rank() == 2 && b.rank() == 2;
+    let lazy = matches!(g.0.prim, Prim::MatMul) && state.value.is_none();
+    (flat && lazy).then(|| b.t().matmul(&a.t()))
 }
 
 /// Another node for the same value, so that it can be told apart from the original.
