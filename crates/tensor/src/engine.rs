@@ -65,6 +65,10 @@ pub type Epilogue = Option<MapSpec>;
 
 /// Everything an engine must be able to do.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once per plan, not worth boxes"
+)]
 pub enum KernelSpec {
     /// Elementwise: `inputs.. -> outputs..`.
     Map(MapSpec),

@@ -103,7 +103,8 @@ fn compare(order: &str, f: &dyn Fn(&[Tensor]) -> Tensor, inputs: &[Tensor]) {
             let numeric = (at(h) - at(-h)) / (2.0 * h);
             let got = analytic[k][i];
             let scale = 1.0 + numeric.abs() + got.abs();
-            if !((got - numeric).abs() <= 2e-6 * scale) {
+            let off = (got - numeric).abs();
+            if off.is_nan() || off > 2e-6 * scale {
                 panic!(
                     "{order} derivative with respect to element {i} of input {k} {:?}: {got}, numerically {numeric}",
                     x.shape()

@@ -6,6 +6,11 @@
 //! store in all, and the choice of the link's code is shared by the tile. Every link rounds as the
 //! instruction it stands for: fusing changes no bit.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the index also steps pointers and registers"
+)]
+
 use super::kernels::{Exact, Float, Post, Registers, ToBf16, ToF16};
 use crate::DType;
 use crate::cpu::math::Lanes;
