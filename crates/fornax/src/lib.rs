@@ -2,11 +2,11 @@
 //!
 //! This crate gathers the parts; a program needs no other:
 //!
-//! - [`tensor`]: lazy tensors and automatic differentiation
-//! - [`nn`]: layers, losses, optimizers, schedules, metrics
-//! - [`data`]: data sets, loaders, augmentation
-//! - [`models`]: architectures
-//! - [`train`]: the trainer, recipes, checkpoints, plots
+//! - [`tensor`] has lazy tensors and automatic differentiation
+//! - [`nn`] has layers, losses, optimizers, schedules, metrics
+//! - [`data`] has data sets, loaders, augmentation
+//! - [`models`] has architectures
+//! - [`train`] has the trainer, recipes, checkpoints, plots
 //!
 //! and [`prelude`], what most programs use.
 //!

@@ -1,4 +1,4 @@
-//! A network for handwritten digits: `cargo run --release -p fornax --example digits`.
+//! A network for handwritten digits in fifteen lines: `cargo run --release --example digits`
 
 use fornax::prelude::*;
 
