@@ -238,7 +238,7 @@ fn a_full_disk_leaves_the_old_checkpoint() {
     // does not. Blocks are of 1,024 bytes; the signal must be ignored for an error to come back.
     let script = format!(
         "trap '' XFSZ; ulimit -f 500; exec {program} train digits --json --out {out} \
-         --set checkpoint.every_steps=5"
+         --set checkpoint.every_steps=5 --set model.neurons=256"
     );
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
