@@ -365,6 +365,8 @@ impl<'a> Compiler<'a> {
         let product = self.pending[other as usize]
             .as_ref()
             .and_then(|c| c.product);
+        // A half-precision product must be rounded before it is widened: not absorbed.
+        let product = product.filter(|_| self.dtype(other) == dtype);
         if let Some((x, y, scalar)) = product.filter(|_| length(acc) > 0 || op != Mul) {
             let does = match (op, swap, scalar) {
                 (Add, _, false) => Some(Do::AddVV),
