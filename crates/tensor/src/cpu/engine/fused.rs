@@ -4,7 +4,7 @@ use super::{Arg, ptr, start};
 use crate::cpu::conv::{self, ConvShape};
 use crate::cpu::interp::Program;
 use crate::cpu::matmul;
-use crate::cpu::reduce::{ReducePlan, Reduction};
+use crate::cpu::reduce::ReducePlan;
 use crate::dtype::DType;
 use crate::engine::{Kernel, MapSpec, Operand};
 use crate::error::Result;
@@ -100,15 +100,6 @@ fn with_epilogue(
     });
 }
 
-fn reduction(op: ReduceOp) -> Reduction {
-    match op {
-        ReduceOp::Sum => Reduction::Sum,
-        ReduceOp::Prod => Reduction::Prod,
-        ReduceOp::Max => Reduction::Max,
-        ReduceOp::Min => Reduction::Min,
-    }
-}
-
 /// A reduction of what a tape yields.
 pub(super) struct Reduce {
     plan: ReducePlan,
@@ -124,13 +115,7 @@ impl Reduce {
         epilogue: Option<&MapSpec>,
     ) -> Self {
         Reduce {
-            plan: ReducePlan::new(
-                reduction(op),
-                &prologue.tape,
-                &prologue.shape,
-                &prologue.inputs,
-                axes,
-            ),
+            plan: ReducePlan::new(op, &prologue.tape, &prologue.shape, &prologue.inputs, axes),
             inputs: prologue.inputs.len(),
             epilogue: Epilogue::new(epilogue),
         }

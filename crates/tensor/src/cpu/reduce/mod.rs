@@ -14,29 +14,16 @@ use super::copy::SharedPtr;
 use super::interp::Program;
 use super::pool;
 use crate::tape::{Instr, Slots, Tape};
-use crate::{DType, Layout};
+use crate::{DType, Layout, ReduceOp};
 use half::{bf16, f16};
 use kernel::*;
 use order::Order;
 use smallvec::SmallVec;
 use std::ops::Range;
 
-/// What a reduction computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reduction {
-    /// The sum; 0 over nothing. Integers wrap.
-    Sum,
-    /// The product; 1 over nothing. Integers wrap.
-    Prod,
-    /// The largest element, or NaN if there is one; the type's lowest value over nothing.
-    Max,
-    /// The smallest element, or NaN if there is one; the type's highest value over nothing.
-    Min,
-}
-
 /// A reduction made ready to run any number of times.
 pub struct ReducePlan {
-    op: Reduction,
+    op: ReduceOp,
     /// The type that is folded: `f32` for the half types, `i64` for sums of integers.
     fold: DType,
     /// The type of the output: that of the tape's result.
@@ -87,7 +74,7 @@ impl ReducePlan {
     ///
     /// The output is contiguous, its shape is `shape` without `axes`, and its type is the tape's.
     pub fn new(
-        op: Reduction,
+        op: ReduceOp,
         tape: &Tape,
         shape: &[usize],
         layouts: &[Layout],
@@ -97,7 +84,7 @@ impl ReducePlan {
         let out = tape.dtypes[result as usize];
         let fold = match (out, op) {
             (DType::F16 | DType::BF16, _) => DType::F32,
-            (d, Reduction::Sum | Reduction::Prod) if !d.is_float() => DType::I64,
+            (d, ReduceOp::Sum | ReduceOp::Prod) if !d.is_float() => DType::I64,
             (DType::Bool, _) => DType::U8,
             (d, _) => d,
         };
@@ -203,7 +190,7 @@ impl ReducePlan {
         macro_rules! pick {
             ($($op:ident $dtype:ident => $k:ident),* $(,)?) => {
                 match (self.op, self.fold) {
-                    $((Reduction::$op, DType::$dtype) => {
+                    $((ReduceOp::$op, DType::$dtype) => {
                         let run = Run::<$k> {
                             plan: self,
                             inputs: inputs.iter().map(|p| SharedPtr(p.cast_mut())).collect(),

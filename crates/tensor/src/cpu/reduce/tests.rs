@@ -23,14 +23,14 @@ fn load(dtype: DType) -> Tape {
 }
 
 /// The plain fold of `values` (given for each linear index of `shape`) over `axes`.
-fn naive(op: Reduction, shape: &[usize], axes: &[usize], values: &[f64]) -> Vec<f64> {
+fn naive(op: ReduceOp, shape: &[usize], axes: &[usize], values: &[f64]) -> Vec<f64> {
     let kept: Vec<usize> = (0..shape.len()).filter(|d| !axes.contains(d)).collect();
     let n: usize = kept.iter().map(|&d| shape[d]).product();
     let start = match op {
-        Reduction::Sum => 0.0,
-        Reduction::Prod => 1.0,
-        Reduction::Max => f64::NEG_INFINITY,
-        Reduction::Min => f64::INFINITY,
+        ReduceOp::Sum => 0.0,
+        ReduceOp::Prod => 1.0,
+        ReduceOp::Max => f64::NEG_INFINITY,
+        ReduceOp::Min => f64::INFINITY,
     };
     let mut out = vec![start; n];
     for (l, &v) in values.iter().enumerate() {
@@ -46,10 +46,10 @@ fn naive(op: Reduction, shape: &[usize], axes: &[usize], values: &[f64]) -> Vec<
         }
         let o = &mut out[at];
         *o = match op {
-            Reduction::Sum => *o + v,
-            Reduction::Prod => *o * v,
-            Reduction::Max if v.is_nan() || v > *o => v,
-            Reduction::Min if v.is_nan() || v < *o => v,
+            ReduceOp::Sum => *o + v,
+            ReduceOp::Prod => *o * v,
+            ReduceOp::Max if v.is_nan() || v > *o => v,
+            ReduceOp::Min if v.is_nan() || v < *o => v,
             _ => *o,
         };
     }
@@ -108,12 +108,7 @@ fn close(got: &[f64], want: &[f64], tol: f64, what: &str) {
     }
 }
 
-const OPS: [Reduction; 4] = [
-    Reduction::Sum,
-    Reduction::Prod,
-    Reduction::Max,
-    Reduction::Min,
-];
+const OPS: [ReduceOp; 4] = [ReduceOp::Sum, ReduceOp::Prod, ReduceOp::Max, ReduceOp::Min];
 
 fn layouts() -> Vec<(Layout, Vec<usize>)> {
     let c = |s: &[usize]| Layout::contiguous(s);
@@ -175,7 +170,7 @@ fn check_all<T: Element>(tol: f64, scale: impl Fn(f64) -> f64) {
             if want.iter().any(|v| v.is_finite() && v.abs() > 1e15) {
                 continue; // beyond what f64 says exactly about integers
             }
-            let empty = l.numel() == 0 && matches!(op, Reduction::Max | Reduction::Min);
+            let empty = l.numel() == 0 && matches!(op, ReduceOp::Max | ReduceOp::Min);
             if empty && !T::DTYPE.is_float() {
                 continue;
             }
@@ -207,7 +202,7 @@ fn bools_and_bytes_have_max_and_min() {
             .map(|v| (v * 300.0) as i64 as u8)
             .collect();
         let bools: Vec<bool> = data.iter().map(|&v| v > 3).collect();
-        for op in [Reduction::Max, Reduction::Min] {
+        for op in [ReduceOp::Max, ReduceOp::Min] {
             let plan = ReducePlan::new(
                 op,
                 &load(DType::U8),
@@ -257,7 +252,7 @@ fn a_prologue_of_two_inputs_is_fused() {
         let values: Vec<f64> = (read(&x, &full).iter().zip(read(&y, &row)))
             .map(|(a, b)| (*a as f32 * b as f32) as f64)
             .collect();
-        for op in [Reduction::Sum, Reduction::Max] {
+        for op in [ReduceOp::Sum, ReduceOp::Max] {
             let plan = ReducePlan::new(op, &t, shape, &[full.clone(), row.clone()], axes);
             let got = run::<f32>(&plan, &[x.as_ptr().cast(), y.as_ptr().cast()]);
             close(&got, &naive(op, shape, axes, &values), 2e-6, "fused");
@@ -283,14 +278,14 @@ fn random_numbers_keep_their_index() {
     };
     let values: Vec<f64> = all.iter().map(|&v| v as f64).collect();
     for axes in [&[0][..], &[1], &[0, 1]] {
-        let plan = ReducePlan::new(Reduction::Sum, &t, &shape, &[], axes);
+        let plan = ReducePlan::new(ReduceOp::Sum, &t, &shape, &[], axes);
         let mut out = vec![0f32; plan.outputs()];
         // SAFETY: the output holds the plan's outputs.
         unsafe { plan.run(&[], out.as_mut_ptr().cast(), &slots, &|_| ()) };
         let got: Vec<f64> = out.iter().map(|&v| v as f64).collect();
         close(
             &got,
-            &naive(Reduction::Sum, &shape, axes, &values),
+            &naive(ReduceOp::Sum, &shape, axes, &values),
             2e-6,
             "random",
         );
@@ -340,7 +335,7 @@ fn long_sums_are_accurate() {
     ] {
         let l = Layout::contiguous(shape);
         let plan = ReducePlan::new(
-            Reduction::Sum,
+            ReduceOp::Sum,
             &load(DType::F32),
             &l.shape,
             std::slice::from_ref(&l),
