@@ -3,15 +3,16 @@
 //! A chain is a value followed by links, each of which turns the value so far (the accumulator)
 //! into the next: `acc + x`, `x / acc`, `acc - x * y`, `sqrt(acc)`. A tile of accumulators stays in
 //! SIMD registers from the first link to the last, so a chain costs one load per operand and one
-//! store in all, and the choice of the link's code is shared by the tile. Every link rounds as the
-//! instruction it stands for: fusing changes no bit.
+//! store in all, and the choice of the link's code is shared by the tile. A value that is read again
+//! later is kept on the way. Every link rounds as the instruction it stands for: fusing changes no
+//! bit.
 
 #![allow(
     clippy::needless_range_loop,
     reason = "the index also steps pointers and registers"
 )]
 
-use super::kernels::{Exact, Float, Post, Registers, ToBf16, ToF16};
+use super::kernels::{Exact, Float, Kernel, Post, Registers, ToBf16, ToF16};
 use crate::DType;
 use crate::cpu::math::Lanes;
 use crate::cpu::simd::Level;
@@ -27,6 +28,10 @@ pub(super) enum Do {
     Relu,
     /// a * a
     Square,
+    /// x = a, for whoever else reads this value
+    Keep,
+    /// A function with a kernel of its own, on the tile in memory
+    Map,
     AddV,
     AddS,
     /// a - x
@@ -66,7 +71,7 @@ impl Do {
     pub(super) fn has_x(self) -> bool {
         !matches!(
             self,
-            Do::Neg | Do::Abs | Do::Sqrt | Do::Recip | Do::Relu | Do::Square
+            Do::Neg | Do::Abs | Do::Sqrt | Do::Recip | Do::Relu | Do::Square | Do::Map
         )
     }
     /// Whether it reads a second operand.
@@ -85,6 +90,8 @@ pub(super) struct Link {
     pub does: Do,
     pub x: u16,
     pub y: u16,
+    /// What [`Do::Map`] does.
+    pub map: Option<Kernel>,
 }
 
 /// `(n, d, a, links, at)`: the chain on `a[i]` for `i < n` into `d[i]`; value `v` lies at `at[v]`.
@@ -138,6 +145,20 @@ unsafe fn fetch<V: Lanes, const T: usize>(p: *const V::E, count: usize) -> V {
         let mut buffer = [V::E::default(); 16];
         std::ptr::copy_nonoverlapping(p, buffer.as_mut_ptr(), count);
         V::load(buffer.as_ptr())
+    }
+}
+
+/// Writes a whole group of lanes, or the `count` lanes that are left.
+#[inline(always)]
+unsafe fn put<V: Lanes, const T: usize>(v: V, p: *mut V::E, count: usize) {
+    // SAFETY: the caller's promise: `count` elements, or a whole group in tiles.
+    unsafe {
+        if T > 1 || count == V::N {
+            return v.store(p);
+        }
+        let mut buffer = [V::E::default(); 16];
+        v.store(buffer.as_mut_ptr());
+        std::ptr::copy_nonoverlapping(buffer.as_ptr(), p, count);
     }
 }
 
@@ -205,6 +226,25 @@ unsafe fn tile<V: Lanes<E = E>, E: Float, P: Post<E>, const T: usize>(
                 Do::Recip => each!(|a| V::c(1.0).div(a)),
                 Do::Relu => each!(|a| V::select(a.lt(V::c(0.0)), V::c(0.0), a)),
                 Do::Square => each!(|a| a.mul(a)),
+                Do::Keep => {
+                    for u in 0..T {
+                        put::<V, T>(acc[u], x.cast_mut().add(i + u * V::N), count);
+                    }
+                }
+                Do::Map => {
+                    if let Some(kernel) = link.map {
+                        let mut tile = Tile([E::default(); TILE * 16]);
+                        let p = tile.0.as_mut_ptr();
+                        for u in 0..T {
+                            acc[u].store(p.add(u * V::N));
+                        }
+                        let n = if T > 1 { T * V::N } else { count };
+                        kernel(n, p.cast(), p.cast(), p.cast(), p.cast());
+                        for u in 0..T {
+                            acc[u] = V::load(p.add(u * V::N));
+                        }
+                    }
+                }
                 Do::AddV => each!(V | a, x | a.add(x)),
                 Do::AddS => each!(S | a, x | a.add(x)),
                 Do::SubV => each!(V | a, x | a.sub(x)),
@@ -232,16 +272,14 @@ unsafe fn tile<V: Lanes<E = E>, E: Float, P: Post<E>, const T: usize>(
             }
         }
         for u in 0..T {
-            if T > 1 || count == V::N {
-                acc[u].store(d.add(i + u * V::N));
-            } else {
-                let mut buffer = [E::default(); 16];
-                acc[u].store(buffer.as_mut_ptr());
-                std::ptr::copy_nonoverlapping(buffer.as_ptr(), d.add(i), count);
-            }
+            put::<V, T>(acc[u], d.add(i + u * V::N), count);
         }
     }
 }
+
+/// Room for a tile of any type.
+#[repr(align(64))]
+struct Tile<E>([E; TILE * 16]);
 
 unsafe fn plain<C: Run>(n: usize, d: *mut u8, a: *const u8, links: &[Link], at: &[*mut u8]) {
     // SAFETY: the caller's promise.

@@ -1,45 +1,36 @@
 //! From a [`Tape`] to the steps of a [`Program`].
 
-use super::chain::{self, Do, Link};
+use super::chain::Do;
+use super::fuse::Pending;
 use super::*;
 use crate::cpu::simd::Level;
 
-/// A chain that has not become a step yet.
-#[derive(Clone)]
-struct Pending {
-    head: u16,
-    links: Vec<Link>,
-    /// The instruction, while it is the only one.
-    single: Option<Reg>,
-    /// If it is one product: the operands (the second may be a cell) that a link can take over.
-    product: Option<(u16, u16, bool)>,
-    cost: usize,
-}
-
 pub(super) struct Compiler<'a> {
-    tape: &'a Tape,
-    layouts: &'a [Layout],
-    level: Level,
+    pub(super) tape: &'a Tape,
+    pub(super) layouts: &'a [Layout],
+    pub(super) level: Level,
     /// The register that a register is a copy of (casts that change nothing in registers).
-    same_as: Vec<Reg>,
+    pub(super) same_as: Vec<Reg>,
     /// Registers that some output needs.
-    live: Vec<bool>,
+    pub(super) live: Vec<bool>,
     /// Registers with one value for all indices.
-    uniform: Vec<bool>,
+    pub(super) uniform: Vec<bool>,
     /// The value that holds a register's block, or its one element.
-    block_of: Vec<Option<u16>>,
-    cell_of: Vec<Option<u16>>,
+    pub(super) block_of: Vec<Option<u16>>,
+    pub(super) cell_of: Vec<Option<u16>>,
     /// A uniform register repeated over a block.
-    splat_of: Vec<Option<u16>>,
+    pub(super) splat_of: Vec<Option<u16>>,
     /// The output that a register is computed straight into.
-    direct: Vec<Option<u16>>,
+    pub(super) direct: Vec<Option<u16>>,
     /// How many operands name a register.
-    uses: Vec<u32>,
-    /// Chains whose last register has one use, which may become their next link.
-    pending: Vec<Option<Pending>>,
-    values: Vec<Value>,
-    steps: Vec<Step>,
-    program: Program,
+    pub(super) uses: Vec<u32>,
+    /// Chains that end in a register and may go on.
+    pub(super) pending: Vec<Option<Pending>>,
+    /// The end of the pending chain that keeps a register on the way.
+    pub(super) kept_by: Vec<Option<Reg>>,
+    pub(super) values: Vec<Value>,
+    pub(super) steps: Vec<Step>,
+    pub(super) program: Program,
 }
 
 impl<'a> Compiler<'a> {
@@ -63,6 +54,7 @@ impl<'a> Compiler<'a> {
             direct: vec![None; n],
             uses: vec![0; n],
             pending: vec![None; n],
+            kept_by: vec![None; n],
             values: Vec::new(),
             steps: Vec::new(),
             program: Program {
@@ -107,7 +99,7 @@ impl<'a> Compiler<'a> {
         self.program
     }
 
-    fn dtype(&self, r: Reg) -> DType {
+    pub(super) fn dtype(&self, r: Reg) -> DType {
         self.tape.dtypes[r as usize]
     }
 
@@ -149,7 +141,7 @@ impl<'a> Compiler<'a> {
         }
         for (k, &r) in self.tape.outputs.iter().enumerate() {
             let r = self.same_as[r as usize] as usize;
-            self.uses[r] += 2; // never only a link
+            self.uses[r] += 1;
             let loaded = matches!(self.tape.instrs[r], Instr::Load(_));
             let half = matches!(self.dtype(self.tape.outputs[k]), DType::F16 | DType::BF16);
             if !half && !loaded && !self.uniform[r] && self.direct[r].is_none() {
@@ -167,19 +159,19 @@ impl<'a> Compiler<'a> {
         u16::try_from(self.values.len() - 1).expect("a tape of at most some 30,000 values")
     }
 
-    fn step(&mut self, kind: Kind, d: u16, args: [u16; 3], cost: usize) {
+    pub(super) fn step(&mut self, kind: Kind, d: u16, args: [u16; 3], cost: usize) {
         self.program.cost += cost;
         self.steps.push(Step { kind, d, args });
     }
 
     /// A new block for what register `r` holds.
-    fn new_block(&mut self, r: Reg) -> u16 {
+    pub(super) fn new_block(&mut self, r: Reg) -> u16 {
         let home = self.direct[r as usize].map_or(Home::Slot, Home::Output);
         self.value(home, register_size(self.dtype(r)))
     }
 
     /// The value that holds a block of register `r`.
-    fn block(&mut self, r: Reg) -> u16 {
+    pub(super) fn block(&mut self, r: Reg) -> u16 {
         let r = self.same_as[r as usize];
         let i = r as usize;
         if self.uniform[i] {
@@ -189,6 +181,10 @@ impl<'a> Compiler<'a> {
             return v;
         }
         let dtype = self.dtype(r);
+        if let Some(end) = self.kept_by[i] {
+            self.block(end);
+            return self.block_of[i].expect("kept by the chain");
+        }
         if let Some(chain) = self.pending[i].take() {
             return self.finish(r, chain);
         }
@@ -226,7 +222,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The cell that holds uniform register `r`, computed in the prologue.
-    fn cell(&mut self, r: Reg) -> u16 {
+    pub(super) fn cell(&mut self, r: Reg) -> u16 {
         let r = self.same_as[r as usize];
         let i = r as usize;
         if let Some(v) = self.cell_of[i] {
@@ -276,7 +272,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The kernel of an instruction with operands, some of which are scalars.
-    fn kernel(&self, r: Reg, scalar: [bool; 3]) -> Option<Kernel> {
+    pub(super) fn kernel(&self, r: Reg, scalar: [bool; 3]) -> Option<Kernel> {
         let dtype = self.dtype(r);
         match self.tape.instrs[r as usize] {
             Instr::Unary(op, _) => Some(kernels::unary(self.level, op, dtype)),
@@ -292,182 +288,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// Compiles a varying instruction with operands, or makes it a link of a chain.
-    fn instruction(&mut self, r: Reg) {
-        if let Some(chain) = self.link(r) {
-            match self.uses[r as usize] {
-                1 => self.pending[r as usize] = Some(chain),
-                _ => drop(self.finish(r, chain)),
-            }
-        } else {
-            self.plain(r);
-        }
-    }
-
-    /// The chain that ends in instruction `r`, if it is of the cheap kind.
-    fn link(&mut self, r: Reg) -> Option<Pending> {
-        let dtype = self.dtype(r);
-        if !dtype.is_float() {
-            return None;
-        }
-        let cost = cost(self.tape.instrs[r as usize]);
-        let same = |r: Reg| self.same_as[r as usize];
-        let (op, a, b) = match self.tape.instrs[r as usize] {
-            Instr::Unary(op, a) => {
-                let does = match op {
-                    Unary::Neg => Do::Neg,
-                    Unary::Abs => Do::Abs,
-                    Unary::Sqrt => Do::Sqrt,
-                    Unary::Recip => Do::Recip,
-                    Unary::Relu => Do::Relu,
-                    _ => return None,
-                };
-                let chain = self.extended(r, same(a), dtype);
-                return Some(chain.then(Link { does, x: 0, y: 0 }, cost));
-            }
-            Instr::Binary(op, a, b) => (op, same(a), same(b)),
-            _ => return None,
-        };
-        use Binary::*;
-        if !matches!(op, Add | Sub | Mul | Div | Max | Min) {
-            return None;
-        }
-        // The accumulator is the side with the longer chain; never a scalar.
-        let length = |r: Reg| {
-            self.pending[r as usize]
-                .as_ref()
-                .map_or(0, |c| c.links.len())
-        };
-        let longer = !self.uniform[b as usize] && length(b) > length(a);
-        let swap = self.uniform[a as usize] || (longer && !matches!(op, Max | Min));
-        if swap && matches!(op, Max | Min) {
-            return None; // which zero or NaN wins depends on the order
-        }
-        let (acc, other) = if swap { (b, a) } else { (a, b) };
-        if a == b {
-            if op != Mul {
-                return None;
-            }
-            let mut chain = self.extended(r, acc, dtype);
-            if chain.links.is_empty() {
-                chain.product = Some((chain.head, chain.head, false));
-            }
-            return Some(chain.then(
-                Link {
-                    does: Do::Square,
-                    x: 0,
-                    y: 0,
-                },
-                cost,
-            ));
-        }
-        // A product on the other side goes into the link.
-        let product = self.pending[other as usize]
-            .as_ref()
-            .and_then(|c| c.product);
-        // A half-precision product must be rounded before it is widened: not absorbed.
-        let product = product.filter(|_| self.dtype(other) == dtype);
-        if let Some((x, y, scalar)) = product.filter(|_| length(acc) > 0 || op != Mul) {
-            let does = match (op, swap, scalar) {
-                (Add, _, false) => Some(Do::AddVV),
-                (Add, _, true) => Some(Do::AddVS),
-                (Sub, false, false) => Some(Do::SubVV),
-                (Sub, false, true) => Some(Do::SubVS),
-                (Sub, true, false) => Some(Do::FromVV),
-                (Sub, true, true) => Some(Do::FromVS),
-                (Mul, _, false) => Some(Do::MulVV),
-                (Mul, _, true) => Some(Do::MulVS),
-                _ => None,
-            };
-            if let Some(does) = does {
-                let absorbed = self.pending[other as usize].take().expect("just seen");
-                let chain = self.extended(r, acc, dtype);
-                let chain = chain.then(Link { does, x, y }, cost + absorbed.cost);
-                return Some(Pending {
-                    product: None,
-                    single: None,
-                    ..chain
-                });
-            }
-        }
-        let scalar = self.uniform[other as usize];
-        let x = if scalar {
-            self.cell(other)
-        } else {
-            self.block(other)
-        };
-        let does = match (op, swap, scalar) {
-            (Add, _, false) => Do::AddV,
-            (Add, _, true) => Do::AddS,
-            (Sub, false, false) => Do::SubV,
-            (Sub, false, true) => Do::SubS,
-            (Sub, true, false) => Do::FromV,
-            (Sub, true, true) => Do::FromS,
-            (Mul, _, false) => Do::MulV,
-            (Mul, _, true) => Do::MulS,
-            (Div, false, false) => Do::DivV,
-            (Div, false, true) => Do::DivS,
-            (Div, true, false) => Do::IntoV,
-            (Div, true, true) => Do::IntoS,
-            (Max, _, false) => Do::MaxV,
-            (Max, _, true) => Do::MaxS,
-            (_, _, false) => Do::MinV,
-            (_, _, true) => Do::MinS,
-        };
-        let mut chain = self.extended(r, acc, dtype);
-        if chain.links.is_empty() && op == Mul {
-            chain.product = Some((chain.head, x, scalar));
-        }
-        Some(chain.then(Link { does, x, y: 0 }, cost))
-    }
-
-    /// The chain that ends in `acc`, for instruction `r` to go on from.
-    fn extended(&mut self, r: Reg, acc: Reg, dtype: DType) -> Pending {
-        // A widened half is another type from here on.
-        if self.dtype(acc) == dtype
-            && let Some(chain) = self.pending[acc as usize].take()
-        {
-            return chain;
-        }
-        let head = self.block(acc);
-        Pending {
-            head,
-            links: Vec::new(),
-            single: Some(r),
-            product: None,
-            cost: 0,
-        }
-    }
-
-    /// Makes a chain a step that computes register `r`.
-    fn finish(&mut self, r: Reg, chain: Pending) -> u16 {
-        if let Some(single) = chain.single {
-            debug_assert_eq!(single, r);
-            self.plain(r);
-            return self.block_of[r as usize].expect("just compiled");
-        }
-        let d = self.new_block(r);
-        let from = self.program.links.len() as u32;
-        self.program.links.extend(chain.links.iter().map(|l| Link {
-            // Operands that a link does not have name something that exists.
-            x: if l.does.has_x() { l.x } else { d },
-            y: if l.does.has_y() { l.y } else { d },
-            ..*l
-        }));
-        let kernel = chain::kernel(self.level, self.dtype(r));
-        let links = from..self.program.links.len() as u32;
-        self.step(
-            Kind::Chain(kernel, links),
-            d,
-            [chain.head, d, d],
-            chain.cost,
-        );
-        self.block_of[r as usize] = Some(d);
-        d
-    }
-
     /// Compiles an instruction to a step of its own.
-    fn plain(&mut self, r: Reg) {
+    pub(super) fn plain(&mut self, r: Reg) {
         let instr = self.tape.instrs[r as usize];
         let operands: SmallVec<[Reg; 3]> =
             instr.operands().map(|r| self.same_as[r as usize]).collect();
@@ -532,21 +354,30 @@ impl<'a> Compiler<'a> {
 
     /// Allocates the blocks by liveness and chooses the block length.
     fn place(&mut self) {
-        let end = self.steps.len() + self.program.tail.len();
-        // First and last step that touch each value. The blocks of outputs and what the tail
-        // reads stay to the end.
+        // What is read, and then written, in order. Within a step the links of a chain follow one
+        // another: a kept value must not take the memory of what a later link reads.
+        let mut events: Vec<(SmallVec<[u16; 3]>, Option<u16>)> = Vec::new();
+        for step in self.steps.iter().chain(&self.program.tail) {
+            let mut reads = SmallVec::from(step.args);
+            for link in self.program.links_of(step) {
+                events.push((std::mem::take(&mut reads), None));
+                match link.does {
+                    Do::Keep => events.push((reads.clone(), Some(link.x))),
+                    _ => reads.extend([link.x, link.y]),
+                }
+            }
+            events.push((reads, Some(step.d)));
+        }
+        let end = events.len();
+        // The first write and the last read of each value. The blocks of outputs stay to the end.
         let mut last = vec![0usize; self.values.len()];
         let mut first = vec![usize::MAX; self.values.len()];
-        for (s, step) in self.steps.iter().chain(&self.program.tail).enumerate() {
-            for v in step
-                .args
-                .into_iter()
-                .chain([step.d])
-                .chain(self.program.link_operands(step))
-            {
-                last[v as usize] = s;
+        for (e, (reads, write)) in events.iter().enumerate() {
+            reads.iter().for_each(|&v| last[v as usize] = e);
+            if let Some(v) = *write {
+                last[v as usize] = e;
+                first[v as usize] = first[v as usize].min(e);
             }
-            first[step.d as usize] = first[step.d as usize].min(s);
         }
         for out in &self.program.outputs {
             last[out.block as usize] = end;
@@ -572,26 +403,21 @@ impl<'a> Compiler<'a> {
         for &(_, d, _) in &self.program.splats {
             slot_of[d as usize] = allocate(&mut slots, self.values[d as usize].size);
         }
-        for (s, step) in self.steps.iter().enumerate() {
+        for (e, (reads, write)) in events.iter().enumerate() {
             // An operand that dies here may give its slot to the result, which kernels allow.
-            for v in step
-                .args
-                .into_iter()
-                .chain(self.program.link_operands(step))
-            {
+            for &v in reads {
                 let slot = slot_of[v as usize];
-                if last[v as usize] == s && slot != usize::MAX {
+                if last[v as usize] == e && slot != usize::MAX {
                     slots[slot].1 = true;
                 }
             }
-            let d = step.d as usize;
+            let Some(d) = write.map(usize::from) else {
+                continue;
+            };
             if self.values[d].home == Home::Slot && slot_of[d] == usize::MAX {
                 slot_of[d] = allocate(&mut slots, self.values[d].size);
-                slots[slot_of[d]].1 = last[d] == s;
+                slots[slot_of[d]].1 = last[d] == e;
             }
-        }
-        for (s, step) in self.program.tail.iter().enumerate() {
-            debug_assert!(last[step.d as usize] >= self.steps.len() + s);
         }
         // What competes for L1: the slots and the streams.
         let streams = |v: &&Value| matches!(v.home, Home::Input(..) | Home::Output(_));
@@ -602,7 +428,8 @@ impl<'a> Compiler<'a> {
                 .filter(streams)
                 .map(|v| v.size)
                 .sum::<usize>();
-        let lanes = (BLOCK_BYTES / per_lane.max(1)).clamp(MIN_LANES, MAX_LANES) / 64 * 64;
+        let lanes = (BLOCK_BYTES / per_lane.max(1)).clamp(MIN_LANES, MAX_LANES);
+        let lanes = lanes / MIN_LANES * MIN_LANES;
         self.program.lanes = lanes;
         // The scratch memory: cells, slots, and a place for each output that is held back.
         let mut top = 0;
@@ -639,29 +466,16 @@ impl<'a> Compiler<'a> {
 }
 
 impl Program {
-    /// The values that the links of a step read.
-    fn link_operands<'a>(&'a self, step: &Step) -> impl Iterator<Item = u16> + use<'a> {
-        let range = match &step.kind {
-            Kind::Chain(_, links) => links.start as usize..links.end as usize,
-            _ => 0..0,
-        };
-        self.links[range].iter().flat_map(|l| [l.x, l.y])
-    }
-}
-
-impl Pending {
-    fn then(mut self, link: Link, cost: usize) -> Pending {
-        if !self.links.is_empty() {
-            (self.single, self.product) = (None, None);
+    fn links_of(&self, step: &Step) -> &[chain::Link] {
+        match &step.kind {
+            Kind::Chain(_, links) => &self.links[links.start as usize..links.end as usize],
+            _ => &[],
         }
-        self.links.push(link);
-        self.cost += cost;
-        self
     }
 }
 
 /// Rough cost per index, in additions.
-fn cost(instr: Instr) -> usize {
+pub(super) fn cost(instr: Instr) -> usize {
     match instr {
         Instr::Unary(op, _) => match op {
             Unary::Exp | Unary::Log | Unary::Expm1 | Unary::Log1p => 8,

@@ -106,10 +106,11 @@ fn register_size(dtype: DType) -> usize {
     }
 }
 
-/// Bytes that the values of a block together may fill: two thirds of the smallest L1 in use.
-const BLOCK_BYTES: usize = 24 << 10;
+/// Bytes that the values of a block together may fill: half the smallest L1 in use.
+const BLOCK_BYTES: usize = 16 << 10;
+/// Blocks are multiples of this, and so of every kernel's stride.
 const MIN_LANES: usize = 128;
-const MAX_LANES: usize = 1024;
+const MAX_LANES: usize = 512;
 /// Element operations below which waking other threads costs more than it saves.
 const PARALLEL_OPS: usize = 1 << 17;
 /// Element operations that make a task.
@@ -428,6 +429,7 @@ impl Drop for Scratch {
 }
 
 mod compile;
+mod fuse;
 use compile::Compiler;
 
 #[cfg(test)]

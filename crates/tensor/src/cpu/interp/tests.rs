@@ -675,3 +675,19 @@ fn parallel_runs_give_the_same_bits() {
     }
     assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
 }
+
+#[test]
+fn a_half_product_is_rounded_before_it_is_widened() {
+    let mut tape = Tape::default();
+    let (x, y) = (tape.input(DType::BF16), tape.input(DType::F32));
+    let p = tape.binary(Binary::Mul, x, x);
+    let p = tape.cast(p, DType::F32);
+    let out = tape.binary(Binary::Add, y, p);
+    tape.outputs.push(out);
+    let program = Program::new(&tape, &[1], &[0, 1].map(|_| Layout::contiguous([1])));
+    let (x, y, mut out) = ([bf16::from_f32(1.0078125)], [0f32], [0f32]);
+    let inputs = [x.as_ptr().cast(), y.as_ptr().cast()];
+    // SAFETY: two inputs and one output of one element.
+    unsafe { program.run_map(0..1, &inputs, &[out.as_mut_ptr().cast()], &Slots::default()) };
+    assert_eq!(out[0], bf16::from_f32(1.0078125 * 1.0078125).to_f32());
+}
