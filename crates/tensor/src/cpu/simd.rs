@@ -52,6 +52,19 @@ pub fn detect() -> Level {
     Level::Baseline
 }
 
+/// Asks for the cache line at `p`, which need not be readable, before it is needed.
+#[inline(always)]
+pub fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults; SSE is part of every x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Declares a function whose body is compiled once per [`Level`]; each call runs the version for
 /// this CPU. Functions that the body calls are compiled for that level only if they are
 /// `#[inline(always)]`.

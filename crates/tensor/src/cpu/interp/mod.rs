@@ -111,6 +111,8 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Blocks are multiples of this, and so of every kernel's stride.
 const MIN_LANES: usize = 128;
 const MAX_LANES: usize = 512;
+/// Operands larger than this together come from memory, not from a cache.
+const STREAM_BYTES: usize = 4 << 20;
 /// Element operations below which waking other threads costs more than it saves.
 const PARALLEL_OPS: usize = 1 << 17;
 /// Element operations that make a task.
@@ -286,10 +288,18 @@ impl Program {
                 let a = at[a as usize];
                 fill(lanes, at[d as usize], a, a, a);
             }
+            let per_index: usize = moving.iter().map(|&(_, size)| size).sum();
+            let streams = self.numel * per_index > STREAM_BYTES;
             let mut start = range.start;
             while start < range.end {
                 let n = self.lanes.min(range.end - start);
-                for step in &self.body {
+                let ahead = if streams {
+                    self.lanes.min(range.end - start - n)
+                } else {
+                    0
+                };
+                for (i, step) in self.body.iter().enumerate() {
+                    self.prefetch(i, &moving, &at, n, ahead);
                     self.step(step, &at, start, n, inputs, slots);
                 }
                 match outputs {
@@ -318,6 +328,23 @@ impl Program {
                     *p = p.wrapping_add(n * size);
                 }
                 start += n;
+            }
+        }
+    }
+
+    /// Before step `i` of a block of `n`: asks for that step's share of the next block of `ahead`,
+    /// so that memory is read while the steps compute.
+    #[inline(always)]
+    fn prefetch(&self, i: usize, moving: &[(u16, usize)], at: &[*mut u8], n: usize, ahead: usize) {
+        if ahead == 0 {
+            return;
+        }
+        for &(v, size) in moving {
+            let next = at[v as usize].wrapping_add(n * size);
+            let lines = (ahead * size).div_ceil(64);
+            let steps = self.body.len();
+            for line in i * lines / steps..(i + 1) * lines / steps {
+                simd::prefetch(next.wrapping_add(line * 64));
             }
         }
     }
