@@ -191,6 +191,27 @@ pub enum KernelSpec {
     },
 }
 
+impl KernelSpec {
+    /// If the kernel fails on indices out of range: which operand holds them, how it is laid out,
+    /// and the size that they must stay below.
+    pub fn checks(&self) -> Option<(usize, Layout, usize)> {
+        match self {
+            KernelSpec::Gather { axis, x, index } => {
+                Some((1, index.layout.clone(), x.layout.shape[*axis]))
+            }
+            KernelSpec::ScatterAdd { axis, index, y, .. } => {
+                Some((0, index.layout.clone(), y[*axis]))
+            }
+            KernelSpec::Fast {
+                op: Fast::CrossEntropy { .. } | Fast::CrossEntropyGrad { .. },
+                inputs,
+                ..
+            } => Some((1, Layout::contiguous(inputs[1].clone()), inputs[0][1])),
+            _ => None,
+        }
+    }
+}
+
 /// The engine of this process.
 pub fn engine() -> &'static dyn Engine {
     &crate::cpu::Cpu

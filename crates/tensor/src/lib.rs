@@ -43,4 +43,4 @@ pub use ops::{ConvSpec, RngState, manual_seed, rng_state, set_rng_state};
 pub use plan::{Options, options, with_options};
 pub use prim::{Conv, Face, ReduceOp};
 pub use shape::{Axes, INFER, Layout, Shape, Strides};
-pub use tensor::{Tensor, eval_all};
+pub use tensor::{Tensor, WeakTensor, eval_all};

@@ -123,15 +123,6 @@ impl Node {
         })
     }
 
-    /// Whether the node was made in the recording that is going on, or none is.
-    pub fn is_of_this_recording(&self) -> bool {
-        SCOPE.with_borrow(|scope| match (scope, &self.scope) {
-            (None, _) => true,
-            (Some(now), Some(then)) => Arc::ptr_eq(now, then),
-            (Some(_), None) => false,
-        })
-    }
-
     /// The changing part; a panic elsewhere while it was held left it consistent.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())

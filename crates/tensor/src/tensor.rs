@@ -9,7 +9,7 @@ use crate::prim::Prim;
 use crate::shape::{Layout, Shape, axis_index};
 use crate::with_dtype;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// An n-dimensional array: a cheap handle on a node of a lazy graph.
 ///
@@ -92,6 +92,12 @@ impl Tensor {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// A handle that does not keep the tensor: it neither stops an evaluation from forgetting
+    /// the value nor from writing another in its place.
+    pub fn downgrade(&self) -> WeakTensor {
+        WeakTensor(Arc::downgrade(&self.0))
+    }
+
     // ---- reading
 
     /// Computes the value now and keeps it.
@@ -169,6 +175,17 @@ impl Tensor {
             );
         }
         self.to_f64_vec()[0]
+    }
+}
+
+/// See [`Tensor::downgrade`].
+#[derive(Clone)]
+pub struct WeakTensor(Weak<Node>);
+
+impl WeakTensor {
+    /// The tensor, while something else still holds it.
+    pub fn upgrade(&self) -> Option<Tensor> {
+        self.0.upgrade().map(Tensor)
     }
 }
 

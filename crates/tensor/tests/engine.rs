@@ -281,3 +281,14 @@ fn random_numbers_depend_on_seed_and_order_alone() {
     order.sort();
     assert!(order.iter().copied().eq(0..50));
 }
+
+#[test]
+fn a_constant_of_the_same_recording_has_a_gradient() {
+    let g = record(|| {
+        let x = t(&[1., 2., 3.], [3]);
+        let c = Tensor::full((), 2.0, DType::F64);
+        let y = (x * c.broadcast_to([3])).sum(..);
+        grad_of(&y, &[&c]).remove(0)
+    });
+    assert_eq!(g.item(), 6.0);
+}

@@ -3,7 +3,7 @@
 use super::{Group, OptimizerState, mismatch};
 use crate::module::{EntryMut, Module, Path};
 use crate::{Error, Result};
-use fornax_tensor::{DType, Grads, Tensor, eval_all};
+use fornax_tensor::{DType, Grads, Tensor, WeakTensor, eval_all};
 use std::collections::{BTreeMap, HashMap};
 
 /// See the module; hidden because only the optimizers of this crate are built on it.
@@ -50,6 +50,28 @@ impl Slots {
     }
 }
 
+/// A parameter and its state tensors before a step, for as long as their updates are not computed.
+struct Before {
+    param: WeakTensor,
+    slots: Vec<(&'static str, WeakTensor)>,
+}
+
+impl Before {
+    fn new(param: &Tensor, slots: &Slots) -> Before {
+        let slots = slots.0.iter().map(|(name, t)| (*name, t.downgrade()));
+        Before {
+            param: param.downgrade(),
+            slots: slots.collect(),
+        }
+    }
+
+    fn slots(&self) -> Vec<(&'static str, Tensor)> {
+        let slots = self.slots.iter();
+        let held = slots.map(|(name, t)| (*name, t.upgrade().expect("its update reads it")));
+        held.collect()
+    }
+}
+
 /// What the update of one parameter depends on besides tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hyper {
@@ -84,6 +106,7 @@ impl Base {
         let mut grads: HashMap<String, Tensor> = grads.into_iter().collect();
         check(model, &grads)?;
         let mut changed: Vec<Tensor> = Vec::new();
+        let mut before: HashMap<String, Before> = HashMap::new();
         // Holds the place of a parameter while its update is built, so that the old value is
         // referenced by its update alone and can be overwritten.
         let empty = Tensor::zeros((), DType::F32);
@@ -102,6 +125,7 @@ impl Base {
                     self.params.entry(path.to_owned()).or_default()
                 }
             };
+            before.insert(path.to_owned(), Before::new(tensor, &state.slots));
             state.step += 1;
             let group = self.groups.iter().find(|g| g.claims(path, tensor));
             let hyper = Hyper {
@@ -116,10 +140,30 @@ impl Base {
             changed.push(tensor.clone());
             changed.extend(state.slots.0.iter().map(|(_, t)| t.clone()));
         });
-        self.steps += 1;
         let all: Vec<&Tensor> = changed.iter().chain(also.iter().copied()).collect();
-        eval_all(&all)?;
+        match eval_all(&all) {
+            Ok(()) => self.steps += 1,
+            Err(e) => {
+                self.undo(model, before);
+                return Err(e.into());
+            }
+        }
         Ok(())
+    }
+
+    /// After an evaluation that failed: the updates still hold what they were to replace.
+    fn undo(&mut self, model: &mut dyn Module, before: HashMap<String, Before>) {
+        model.visit_mut(&mut Path::new(), &mut |path, entry| {
+            let EntryMut::Param { tensor, .. } = entry else {
+                return;
+            };
+            let (Some(before), Some(state)) = (before.get(path), self.params.get_mut(path)) else {
+                return;
+            };
+            state.step -= 1;
+            state.slots = Slots(before.slots());
+            *tensor = before.param.upgrade().expect("its update reads it");
+        });
     }
 
     pub(super) fn state(&self) -> OptimizerState {

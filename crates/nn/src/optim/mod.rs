@@ -50,9 +50,9 @@ pub trait Optimizer: Send + Sync {
     /// names.
     ///
     /// # Errors
-    /// If a trainable parameter has no gradient, a gradient has no trainable parameter, or their
-    /// shapes differ: then nothing has changed. If the evaluation fails, because an index in the
-    /// data was out of range, the parameters are lost and must be loaded again.
+    /// If a trainable parameter has no gradient, a gradient has no trainable parameter, their
+    /// shapes differ, or an index in the data is out of range. Then model and optimizer are as
+    /// before.
     fn step(&mut self, model: &mut dyn Module, grads: Grads) -> Result<()> {
         self.step_with(model, grads, &[])
     }

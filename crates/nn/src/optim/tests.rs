@@ -267,3 +267,30 @@ fn a_boxed_optimizer_is_an_optimizer() {
     boxed.step(&mut m, grads(0)).unwrap();
     assert!((values(&m)[0] - (before[0] - 0.5 * gradient(0, 0))).abs() < 1e-15);
 }
+
+#[test]
+fn a_failed_step_leaves_everything_as_it_was() {
+    let table = |v: &[f32]| Param::new(Tensor::from_slice(v, [2, 2]));
+    let mut m = (table(&[1., 2., 3., 4.]), table(&[5., 6., 7., 8.]));
+    let mut optimizer = AdamW::new(0.1);
+    let step = |m: &mut Model, optimizer: &mut AdamW, index: i64| {
+        let (_, grads) = fornax_tensor::value_and_grad(m, |m| {
+            let rows = m.1.index_select(0, &Tensor::from_slice(&[index], [1]));
+            (rows.matmul(&*m.0)).square().sum(..)
+        });
+        optimizer.step(m, grads)
+    };
+    step(&mut m, &mut optimizer, 1).unwrap();
+    let tensors = |m: &Model, o: &AdamW| -> Vec<Vec<f32>> {
+        let state = o.state();
+        let mut all = vec![m.0.to_vec(), m.1.to_vec()];
+        all.extend(state.tensors.iter().map(|(_, t)| t.to_vec()));
+        all
+    };
+    let (before, scalars) = (tensors(&m, &optimizer), optimizer.state().scalars);
+    assert!(step(&mut m, &mut optimizer, 2).is_err());
+    assert_eq!(tensors(&m, &optimizer), before);
+    assert_eq!(optimizer.state().scalars, scalars);
+    step(&mut m, &mut optimizer, 0).unwrap();
+    assert_ne!(tensors(&m, &optimizer), before);
+}

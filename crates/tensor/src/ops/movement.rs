@@ -148,12 +148,6 @@ impl Tensor {
                 self.shape()
             );
         }
-        // A constant from outside the recording may be what a gradient is asked for: keep the link.
-        if let Prim::Const(value) = self.0.prim
-            && self.0.is_of_this_recording()
-        {
-            return Tensor::constant(value, shape, self.dtype());
-        }
         let lead: Shape = std::iter::repeat_n(1, shape.len() - self.rank())
             .chain(self.shape().iter().copied())
             .collect();

@@ -34,6 +34,7 @@ pub(super) fn place(
         }
     }
     let mut placer = Placer {
+        last_check: last_check(&kernels),
         graph,
         sizes: &sizes,
         lives: &lives,
@@ -92,7 +93,25 @@ pub(super) fn place(
     }
 }
 
+/// The last kernel that may fail: one that checks indices which no kernel before it has checked.
+fn last_check(kernels: &[Lower]) -> Option<usize> {
+    let mut seen = Vec::new();
+    let mut last = None;
+    for (s, kernel) in kernels.iter().enumerate() {
+        if let Some((operand, layout, size)) = kernel.spec.checks() {
+            let check = (kernel.reads[operand], layout, size);
+            if !seen.contains(&check) {
+                seen.push(check);
+                last = Some(s);
+            }
+        }
+    }
+    last
+}
+
 struct Placer<'a> {
+    /// Up to here an error may end the run, and must find every leaf unharmed.
+    last_check: Option<usize>,
     graph: &'a Graph,
     sizes: &'a HashMap<ValueId, usize>,
     lives: &'a HashMap<ValueId, Life>,
@@ -174,7 +193,9 @@ impl Placer<'_> {
             let place = if self.is_leaf(r) {
                 let e = &self.graph.nodes[r as usize];
                 let expendable = e.leaf.as_ref().is_some_and(|l| l.expendable);
-                if !kept || !expendable || e.shape().numel() * e.dtype().size() != bytes {
+                let safe = self.last_check.is_none_or(|last| s > last);
+                let fits = e.shape().numel() * e.dtype().size() == bytes;
+                if !kept || !expendable || !safe || !fits {
                     continue;
                 }
                 self.stores.push(Store::TakeOver(r));
