@@ -4,12 +4,24 @@
 //! rename, which the file system does at once. Whatever happens on the way (a full disk, SIGKILL,
 //! a power cut) leaves the old file as it was.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Ends the temporary names, so that leftovers of a killed process can be told and removed.
 const SUFFIX: &str = ".tmp";
+
+/// A temporary file, removed in the end: after an error and after a panic too, for it takes room on
+/// what may be a full disk. Once it has taken its place nothing has this name. That it cannot be
+/// removed is never the error to report.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
 
 /// Replaces `path` by what `fill` writes, atomically. The folder must exist.
 ///
@@ -28,61 +40,69 @@ pub fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let temporary = temporary_name(path);
-    let written = (|| {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)?;
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        fill(&mut file)?;
-        file.flush()?;
-        file.get_ref().sync_all()
-    })();
-    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
-        // The temporary file takes room on what may be a full disk; that it cannot be removed is
-        // not the error to report.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
+    let temporary = Temporary(temporary_name(path));
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&temporary.0)?;
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    fill(&mut file)?;
+    file.flush()?;
+    file.get_ref().sync_all()?;
+    drop(file);
+    fs::rename(&temporary.0, path)?;
     sync_folder_of(path)
 }
 
 /// Makes a rename or a new file in the folder of `path` survive a power cut.
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     // Only Unix lets a folder be opened and synced.
     match cfg!(unix) {
-        true => File::open(folder)?.sync_all(),
+        true => File::open(folder_of(path))?.sync_all(),
         false => Ok(()),
     }
 }
 
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 fn temporary_name(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
+    let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
     name.push(SUFFIX);
     path.with_file_name(name)
 }
 
-/// Removes what killed processes left half-written by [`write_atomic`] in `folder`. Nothing is
-/// reported: the files are in nobody's way. Not to be called while another process writes there.
-pub fn remove_leftovers(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else {
+/// Removes what killed processes left half-written by [`write_atomic`] beside `path`. Nothing is
+/// reported: the files are in nobody's way. Not to be called while another process writes `path`.
+pub fn remove_leftovers(path: &Path) {
+    let (Some(name), Ok(entries)) = (path.file_name(), fs::read_dir(folder_of(path))) else {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(SUFFIX) {
+        if is_leftover(&entry.file_name(), name) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether `entry` is a temporary name that [`write_atomic`] uses for the file called `name`.
+pub fn is_leftover(entry: &OsStr, name: &OsStr) -> bool {
+    let (entry, name) = (entry.to_string_lossy(), name.to_string_lossy());
+    let process = entry
+        .strip_prefix('.')
+        .and_then(|rest| rest.strip_prefix(&*name))
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|rest| rest.strip_suffix(SUFFIX));
+    process.is_some_and(|digits| {
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 #[cfg(test)]
@@ -116,13 +136,42 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_panics_leaves_the_old_file_and_no_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        write_atomic(&path, |f| f.write_all(b"old")).unwrap();
+        let panicked = std::panic::catch_unwind(|| {
+            write_atomic(&path, |file| {
+                file.write_all(b"new")?;
+                panic!("no way to write the rest")
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn leftovers_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let keep = folder.path().join("model.safetensors");
-        fs::write(&keep, b"x").unwrap();
-        fs::write(temporary_name(&keep), b"half").unwrap();
-        remove_leftovers(folder.path());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(keep.exists());
+        let model = folder.path().join("model.safetensors");
+        let others = [
+            "model.safetensors",
+            ".thesis.tmp",
+            ".notes.7.tmp",
+            ".model.safetensors.tmp",
+            ".model.safetensors..tmp",
+            ".model.safetensors.old.tmp",
+            "model.safetensors.7.tmp",
+        ];
+        for name in others {
+            fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        fs::write(temporary_name(&model), b"half").unwrap();
+        fs::write(folder.path().join(".model.safetensors.7.tmp"), b"half").unwrap();
+        remove_leftovers(&model);
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, others.len());
+        assert!(others.iter().all(|name| folder.path().join(name).exists()));
     }
 }

@@ -3,5 +3,5 @@
 mod atomic;
 pub mod safetensors;
 
-pub use atomic::{remove_leftovers, write_atomic};
+pub use atomic::{is_leftover, remove_leftovers, write_atomic};
 pub use safetensors::{load as load_safetensors, save as save_safetensors};

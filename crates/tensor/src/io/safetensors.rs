@@ -80,12 +80,9 @@ pub fn write(
     header.push('}');
     // Elements start at a multiple of 8; the format pads with spaces.
     let padded = header.len().next_multiple_of(8);
-    out.write_all(&(padded as u64).to_le_bytes())?;
-    write!(
-        out,
-        "{header:<width$}",
-        width = padded - header.len() + header.chars().count()
-    )?;
+    header.extend(std::iter::repeat_n(' ', padded - header.len()));
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
     for (_, tensor) in order {
         write_elements(out, tensor)?;
     }
@@ -450,6 +447,19 @@ mod tests {
         assert_eq!(weight.shape(), [2, 2]);
         assert_eq!(weight.data()[..4], 1f32.to_le_bytes());
         assert_eq!(read.tensor("ö\"quoted").unwrap().data()[0], 7);
+    }
+
+    #[test]
+    fn metadata_may_be_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.safetensors");
+        for length in [65_535, 65_536, 100_000, 300_001] {
+            let metadata = BTreeMap::from([("text".to_owned(), "é".repeat(length / 2))]);
+            save(&path, &sample(), &metadata).unwrap();
+            let loaded = load(&path).unwrap();
+            assert_eq!(loaded.metadata, metadata);
+            assert_eq!(loaded.tensors.len(), sample().len());
+        }
     }
 
     /// Whatever the bytes, opening and loading gives tensors or an error.
