@@ -90,7 +90,8 @@ impl Cnn {
     /// The network of this configuration, with PyTorch's default weights.
     ///
     /// # Errors
-    /// If the image is too small for the poolings, a size is 0, or the dropout is no share.
+    /// If the image is too small for the poolings, a size is 0, the weights are too many, or the
+    /// dropout is no share.
     pub fn new(config: &CnnConfig) -> Result<Self, ConfigError> {
         let check = Check("cnn");
         check.sizes("inputs and classes", &[config.inputs, config.classes])?;
@@ -99,7 +100,20 @@ impl Cnn {
         check.sizes("dense layers", &config.dense)?;
         check.dropout(config.dropout)?;
 
-        let (mut size, mut h, mut w) = (config.inputs, config.height, config.width);
+        let poolings = config.channels.len();
+        let halved = |side: usize| side.checked_shr(poolings as u32).unwrap_or(0);
+        let (h, w) = (halved(config.height), halved(config.width));
+        check.that(h > 0 && w > 0, || {
+            format!(
+                "an image of {}x{} is too small for {poolings} poolings by 2",
+                config.height, config.width
+            )
+        })?;
+        let last = *config.channels.last().unwrap_or(&config.inputs);
+        let mut features = last.saturating_mul(h).saturating_mul(w);
+        check.weights(layers(config, features))?;
+
+        let mut size = config.inputs;
         let mut blocks = Vec::with_capacity(config.channels.len());
         for &channels in &config.channels {
             let mut convs = Vec::with_capacity(config.convolutions);
@@ -116,18 +130,8 @@ impl Cnn {
             }
             let pool = MaxPool2d::new(2);
             blocks.push(Block { convs, pool });
-            (h, w) = (h / 2, w / 2);
         }
-        check.that(h > 0 && w > 0, || {
-            format!(
-                "an image of {}x{} is too small for {} poolings by 2",
-                config.height,
-                config.width,
-                config.channels.len()
-            )
-        })?;
 
-        let mut features = size * h * w;
         let mut dense = Vec::with_capacity(config.dense.len());
         for &neurons in &config.dense {
             dense.push(Linear::new(features, neurons));
@@ -141,6 +145,27 @@ impl Cnn {
             activation: config.activation,
         })
     }
+}
+
+/// `[inputs of an output, outputs]` of every layer; the first dense one takes `features`.
+fn layers(config: &CnnConfig, features: usize) -> Vec<[usize; 2]> {
+    let mut layers = Vec::new();
+    let mut size = config.inputs;
+    for &channels in &config.channels {
+        layers.push([size.saturating_mul(9), channels]);
+        let more = config.convolutions - 1;
+        layers.extend(std::iter::repeat_n(
+            [channels.saturating_mul(9), channels],
+            more,
+        ));
+        size = channels;
+    }
+    size = features;
+    for &neurons in config.dense.iter().chain([&config.classes]) {
+        layers.push([size, neurons]);
+        size = neurons;
+    }
+    layers
 }
 
 impl Layer for Cnn {
@@ -203,6 +228,21 @@ mod tests {
             [1, 10]
         );
         assert!(net.named_buffers().is_empty());
+    }
+
+    #[test]
+    fn impossible_sizes_are_errors() {
+        let error = |config: CnnConfig| Cnn::new(&config).err().unwrap().to_string();
+        let dense = error(CnnConfig {
+            dense: vec![1 << 24, 1 << 24],
+            ..CnnConfig::default()
+        });
+        assert!(dense.contains("at most 2147483648 are possible"), "{dense}");
+        let channels = error(CnnConfig {
+            channels: vec![usize::MAX / 2],
+            ..CnnConfig::default()
+        });
+        assert!(channels.contains("far too many weights"), "{channels}");
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl LeNet {
     /// The network of this configuration, with PyTorch's default weights.
     ///
     /// # Errors
-    /// If the image is smaller than 4x4, a size is 0, or the dropout is no share.
+    /// If the image is smaller than 4x4, a size is 0, the weights are too many, or the dropout is no
+    /// share.
     pub fn new(config: &LeNetConfig) -> Result<Self, ConfigError> {
         let check = Check("lenet");
         check.sizes("channels and classes", &[config.channels, config.classes])?;
@@ -81,6 +82,12 @@ impl LeNet {
                 config.height, config.width
             )
         })?;
+        let features = h.saturating_mul(w).saturating_mul(64);
+        check.weights([
+            [config.channels.saturating_mul(9), 32],
+            [features, 128],
+            [128, config.classes],
+        ])?;
         let norm = |channels| config.batch_norm.then(|| BatchNorm2d::new(channels));
         let bias = !config.batch_norm;
         Ok(LeNet {
@@ -89,7 +96,7 @@ impl LeNet {
             conv2: Conv2d::new(32, 64, 3).padding(1).bias(bias),
             norm2: norm(64),
             pool: MaxPool2d::new(2),
-            fc1: Linear::new(64 * h * w, 128),
+            fc1: Linear::new(features, 128),
             dropout: (config.dropout > 0.0).then(|| Dropout::new(config.dropout)),
             fc2: Linear::new(128, config.classes),
         })
@@ -129,6 +136,17 @@ mod tests {
         assert!(loss.item().is_finite());
         assert_eq!(grads.get("fc1.weight").unwrap().shape(), [128, 128]);
         assert_eq!(net.named_buffers().len(), 6);
+    }
+
+    #[test]
+    fn an_image_too_large_is_an_error() {
+        let config = LeNetConfig {
+            height: 1 << 14,
+            width: 1 << 14,
+            ..LeNetConfig::default()
+        };
+        let message = LeNet::new(&config).err().unwrap().to_string();
+        assert!(message.contains("at most 2147483648"), "{message}");
     }
 
     #[test]

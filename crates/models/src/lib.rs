@@ -21,6 +21,10 @@ pub struct ConfigError {
     pub reason: String,
 }
 
+/// The most weights that a network may have: 8 GiB as `f32`, and four times as much to train it.
+/// Beyond it a size was mistyped; without a limit it would end the process for want of memory.
+const MOST_WEIGHTS: usize = 1 << 31;
+
 /// The checks that all configurations share.
 struct Check(&'static str);
 
@@ -38,6 +42,19 @@ impl Check {
     fn sizes(&self, what: &str, sizes: &[usize]) -> Result<(), ConfigError> {
         self.that(!sizes.contains(&0), || {
             format!("{what} must be at least 1, not {sizes:?}")
+        })
+    }
+
+    /// Takes `[inputs of an output, outputs]` of every layer.
+    fn weights(&self, layers: impl IntoIterator<Item = [usize; 2]>) -> Result<(), ConfigError> {
+        let total = layers
+            .into_iter()
+            .try_fold(0usize, |total, [inputs, outputs]| {
+                total.checked_add(inputs.checked_add(1)?.checked_mul(outputs)?)
+            });
+        self.that(total.is_some_and(|total| total <= MOST_WEIGHTS), || {
+            let found = total.map_or("far too many".into(), |total| total.to_string());
+            format!("the layers have {found} weights, at most {MOST_WEIGHTS} are possible")
         })
     }
 

@@ -73,12 +73,14 @@ impl Mlp {
     /// The network of this configuration, with PyTorch's default weights.
     ///
     /// # Errors
-    /// If a size is 0 or the dropout is no share.
+    /// If a size is 0, the weights are too many, or the dropout is no share.
     pub fn new(config: &MlpConfig) -> Result<Self, ConfigError> {
         let check = Check("mlp");
         check.sizes("inputs and outputs", &[config.inputs, config.outputs])?;
         check.sizes("hidden layers", &config.hidden)?;
         check.dropout(config.dropout)?;
+        let sizes = [&[config.inputs], &config.hidden[..], &[config.outputs]].concat();
+        check.weights(sizes.windows(2).map(|pair| [pair[0], pair[1]]))?;
         let mut size = config.inputs;
         let mut hidden = Vec::with_capacity(config.hidden.len());
         for &neurons in &config.hidden {
@@ -162,5 +164,10 @@ mod tests {
             ..MlpConfig::new(4, [3], 2)
         };
         assert!(Mlp::new(&config).is_err());
+        for neurons in [1 << 24, usize::MAX] {
+            let config = MlpConfig::new(4, [neurons, neurons], 2);
+            let message = Mlp::new(&config).err().unwrap().to_string();
+            assert!(message.contains("at most 2147483648"), "{message}");
+        }
     }
 }
