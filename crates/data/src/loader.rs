@@ -41,6 +41,7 @@ pub struct Loader {
     batch_size: usize,
     shuffle: Option<u64>,
     drop_last: bool,
+    merge_lone: bool,
     threads: usize,
     prefetch: usize,
 }
@@ -58,6 +59,7 @@ impl Loader {
             batch_size: 32,
             shuffle: None,
             drop_last: false,
+            merge_lone: false,
             threads: 1,
             prefetch: 2,
         }
@@ -83,6 +85,13 @@ impl Loader {
     /// Whether to leave out the last batch if it is not full.
     pub fn drop_last(mut self, yes: bool) -> Self {
         self.drop_last = yes;
+        self
+    }
+
+    /// Whether a last batch of a single sample joins the one before it, which is then larger than
+    /// the others by one. Batch normalisation cannot learn from a single sample.
+    pub fn merge_lone(mut self, yes: bool) -> Self {
+        self.merge_lone = yes;
         self
     }
 
@@ -137,10 +146,11 @@ impl Loader {
 
     /// How many batches an epoch has.
     pub fn batches(&self) -> usize {
-        let n = self.maker.data.len();
-        match self.drop_last {
-            true => n / self.batch_size,
-            false => n.div_ceil(self.batch_size),
+        let (n, size) = (self.maker.data.len(), self.batch_size);
+        let lone = n > size && size > 1 && n % size == 1;
+        match self.drop_last || (self.merge_lone && lone) {
+            true => n / size,
+            false => n.div_ceil(size),
         }
     }
 
@@ -238,7 +248,9 @@ impl Maker {
 struct Order {
     /// The order of the samples; `None` is that of the dataset.
     order: Option<Vec<u32>>,
+    /// Of the epoch.
     samples: usize,
+    batches: usize,
     batch_size: usize,
     epoch: u64,
 }
@@ -246,7 +258,10 @@ struct Order {
 impl Order {
     fn batch(&self, number: usize) -> Vec<u32> {
         let start = number * self.batch_size;
-        let end = (start + self.batch_size).min(self.samples);
+        let end = match number + 1 == self.batches {
+            true => self.samples,
+            false => start + self.batch_size,
+        };
         match &self.order {
             Some(order) => order[start..end].to_vec(),
             None => (start as u32..end as u32).collect(),
@@ -315,7 +330,8 @@ impl Epoch {
         let samples = maker.data.len();
         let order = Order {
             order: shuffle.map(|seed| rng::permutation(samples, seed, self.epoch)),
-            samples,
+            samples: self.loader.samples(),
+            batches: self.loader.batches(),
             batch_size: *batch_size,
             epoch: self.epoch,
         };

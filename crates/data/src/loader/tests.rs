@@ -330,3 +330,30 @@ fn skipping_in_the_middle_is_a_mistake() {
     epoch.next();
     let _ = epoch.skip(1);
 }
+
+#[test]
+fn a_lone_last_sample_joins_the_batch_before() {
+    let sizes = |n: usize, size: usize, threads: usize| -> Vec<usize> {
+        let loader = Loader::new(pictures(n)).batch_size(size).shuffle(1);
+        let loader = loader.merge_lone(true).threads(threads);
+        let batches: Vec<Batch> = loader.epoch(0).map(Result::unwrap).collect();
+        assert_eq!(batches.len(), loader.batches());
+        let mut seen: Vec<u32> = batches.iter().flat_map(|b| b.indices.clone()).collect();
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..loader.samples() as u32));
+        batches.iter().map(Batch::len).collect()
+    };
+    for threads in [0, 2] {
+        assert_eq!(sizes(9, 4, threads), [4, 5]);
+        assert_eq!(sizes(10, 4, threads), [4, 4, 2]);
+        assert_eq!(sizes(8, 4, threads), [4, 4]);
+        assert_eq!(sizes(3, 2, threads), [3]);
+        assert_eq!(sizes(2, 1, threads), [1, 1]);
+        assert_eq!(sizes(1, 4, threads), [1]);
+    }
+    // What joins is what would have come alone.
+    let loader = Loader::new(pictures(9)).batch_size(4).shuffle(1);
+    let apart = contents(loader.epoch(3));
+    let joined = contents(loader.merge_lone(true).epoch(3).skip(1));
+    assert_eq!(joined[0].2, [&apart[1].2[..], &apart[2].2[..]].concat());
+}
