@@ -66,7 +66,8 @@ pub fn run(args: Args) -> Outcome {
     let callbacks: Vec<Box<dyn Callback<Network>>> = if args.json {
         vec![Box::new(JsonLines)]
     } else {
-        introduce(&run)?;
+        // A reader that has gone, such as `head`, must not cost the run.
+        let _ = introduce(&run);
         vec![Box::new(Progress::new())]
     };
     let report = run.train(callbacks)?;
@@ -83,7 +84,7 @@ struct JsonLines;
 
 impl Callback<Network> for JsonLines {
     fn epoch(&mut self, record: &EpochRecord, _: &Network) -> fornax::train::Result<Flow> {
-        // A reader that has gone must not cost the run.
+        // As in `run`.
         let _ = json_line(&record.to_json());
         Ok(Flow::Continue)
     }

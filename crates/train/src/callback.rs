@@ -1,9 +1,9 @@
 //! What a training run tells others while it goes, and how they can stop it.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
+use crate::number;
 
 /// What a callback wants next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Plan {
 }
 
 /// Loss and metrics over some examples, each a mean per example.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
     /// The loss.
     pub loss: f64,
@@ -49,9 +49,9 @@ impl Scores {
     }
 
     fn add_to(&self, prefix: &str, object: &mut Map<String, Value>) {
-        object.insert(format!("{prefix}loss"), json!(self.loss));
+        object.insert(format!("{prefix}loss"), number::to_json(self.loss));
         for (name, value) in &self.metrics {
-            object.insert(format!("{prefix}{name}"), json!(value));
+            object.insert(format!("{prefix}{name}"), number::to_json(*value));
         }
     }
 }
@@ -76,7 +76,7 @@ pub struct StepEvent<'a> {
 }
 
 /// One epoch has been learnt and validated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EpochRecord {
     /// The epoch, counted from 1.
     pub epoch: usize,
@@ -88,16 +88,17 @@ pub struct EpochRecord {
     pub validation: Option<Scores>,
     /// The learning rate of the last step.
     pub learning_rate: f64,
-    /// Wall time of the epoch, training only.
+    /// Wall time of the epoch, training only, to the millisecond.
     pub seconds: f64,
-    /// Training examples per second.
+    /// Training examples per second, a whole number.
     pub samples_per_second: f64,
     /// Whether this epoch is the best so far.
     pub best: bool,
 }
 
 impl EpochRecord {
-    /// The record as one flat JSON object, validation under `val_` names.
+    /// The record as one flat JSON object, validation under `val_` names. Numbers that are not
+    /// finite, which JSON does not have, are the texts "NaN", "Infinity" and "-Infinity".
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("event".into(), json!("epoch"));
@@ -107,14 +108,49 @@ impl EpochRecord {
         if let Some(validation) = &self.validation {
             validation.add_to("val_", &mut object);
         }
-        object.insert("learning_rate".into(), json!(self.learning_rate));
-        object.insert("seconds".into(), json!(rounded(self.seconds)));
-        object.insert(
-            "samples_per_second".into(),
-            json!(self.samples_per_second.round()),
-        );
+        let mut put = |name: &str, number: f64| {
+            object.insert(name.into(), number::to_json(number));
+        };
+        put("learning_rate", self.learning_rate);
+        put("seconds", self.seconds);
+        put("samples_per_second", self.samples_per_second);
         object.insert("best".into(), json!(self.best));
         Value::Object(object)
+    }
+
+    /// The record that [`to_json`](EpochRecord::to_json) made this object of.
+    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let mut train = Vec::new();
+        let mut validation = Vec::new();
+        for (name, value) in value.as_object()? {
+            match name.as_str() {
+                "event" | "epoch" | "step" | "learning_rate" | "seconds" | "samples_per_second"
+                | "best" => {}
+                name => {
+                    let number = number::from_json(value)?;
+                    match name.strip_prefix("val_") {
+                        Some(name) => validation.push((name.to_owned(), number)),
+                        None => train.push((name.to_owned(), number)),
+                    }
+                }
+            }
+        }
+        let scores = |mut metrics: Vec<(String, f64)>| {
+            let loss = metrics.iter().position(|(name, _)| name == "loss")?;
+            let (_, loss) = metrics.remove(loss);
+            Some(Scores { loss, metrics })
+        };
+        let number = |name: &str| number::from_json(&value[name]);
+        Some(Self {
+            epoch: value["epoch"].as_u64()? as usize,
+            step: value["step"].as_u64()?,
+            train: scores(train)?,
+            validation: scores(validation),
+            learning_rate: number("learning_rate")?,
+            seconds: number("seconds")?,
+            samples_per_second: number("samples_per_second")?,
+            best: value["best"].as_bool()?,
+        })
     }
 }
 
@@ -159,5 +195,38 @@ impl<M: ?Sized, C: Callback<M> + ?Sized> Callback<M> for Box<C> {
     }
     fn end(&mut self, history: &[EpochRecord], model: &M) -> Result<()> {
         (**self).end(history, model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_from_their_lines() {
+        let scores = |loss: f64, accuracy: f64| Scores {
+            loss,
+            metrics: vec![("top5".into(), 0.1 + 0.2), ("accuracy".into(), accuracy)],
+        };
+        let mut record = EpochRecord {
+            epoch: 3,
+            step: 1 << 40,
+            train: scores(1.0 / 3.0, f64::INFINITY),
+            validation: Some(scores(5.0, f64::NEG_INFINITY)),
+            learning_rate: 1e-3 / 7.0,
+            seconds: 12.345,
+            samples_per_second: 1e6,
+            best: true,
+        };
+        let again = |record: &EpochRecord| {
+            let line = record.to_json().to_string();
+            EpochRecord::from_json(&serde_json::from_str(&line).unwrap()).unwrap()
+        };
+        assert_eq!(again(&record), record);
+        record.validation = None;
+        assert_eq!(again(&record), record);
+        record.train.metrics[0].1 = f64::NAN;
+        assert!(again(&record).train.metrics[0].1.is_nan());
+        assert_eq!(EpochRecord::from_json(&json!({"event": "epoch"})), None);
     }
 }

@@ -47,13 +47,7 @@ impl MetricsLog {
             .open(path)
             .map_err(io("open", path))?;
         let found = file.metadata().map_err(io("read", path))?.len();
-        if found < length {
-            return Err(Error::Run(format!(
-                "{} has {found} bytes, but the checkpoint was made when it had {length}: \
-                 the file was cut or replaced; put the original back to resume",
-                path.display()
-            )));
-        }
+        must_reach(path, found, length)?;
         file.set_len(length).map_err(io("cut", path))?;
         file.seek(SeekFrom::Start(length))
             .map_err(io("read", path))?;
@@ -93,10 +87,7 @@ impl MetricsLog {
 
 /// Reads all objects of a log.
 pub fn read(path: &Path) -> Result<Vec<Value>> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .map_err(io("read", path))?;
+    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
     text.lines()
         .enumerate()
         .map(|(index, line)| {
@@ -105,6 +96,27 @@ pub fn read(path: &Path) -> Result<Vec<Value>> {
             })
         })
         .collect()
+}
+
+/// Reads the first `length` bytes of a log, those that a checkpoint remembers.
+pub(crate) fn read_start(path: &Path, length: u64) -> Result<String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(length).read_to_string(&mut text))
+        .map_err(io("read", path))?;
+    must_reach(path, text.len() as u64, length)?;
+    Ok(text)
+}
+
+fn must_reach(path: &Path, found: u64, length: u64) -> Result<()> {
+    if found >= length {
+        return Ok(());
+    }
+    Err(Error::Run(format!(
+        "{} has {found} bytes, but the checkpoint was made when it had {length}: \
+         the file was cut or replaced; put the original back to resume",
+        path.display()
+    )))
 }
 
 #[cfg(test)]
@@ -121,6 +133,7 @@ mod tests {
         let length = log.length();
         log.write(&json!({"epoch": 2, "loss": 0.4})).unwrap();
         drop(log);
+        assert_eq!(read_start(&path, length).unwrap().lines().count(), 1);
 
         let mut log = MetricsLog::resume(&path, length).unwrap();
         log.write(&json!({"epoch": 2, "loss": 0.3})).unwrap();
@@ -135,6 +148,8 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         MetricsLog::create(&path).unwrap();
         let error = MetricsLog::resume(&path, 10).unwrap_err();
+        assert!(error.to_string().contains("0 bytes"), "{error}");
+        let error = read_start(&path, 10).unwrap_err();
         assert!(error.to_string().contains("0 bytes"), "{error}");
     }
 

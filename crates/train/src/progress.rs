@@ -1,6 +1,6 @@
 //! What people see of a run: a bar within the epoch and a line after it.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -55,18 +55,22 @@ impl Progress {
     }
 
     fn say(&self, line: &str) {
+        // A reader that has gone, such as `head`, must not cost the run.
+        let write = || {
+            let _ = writeln!(std::io::stdout(), "{line}");
+        };
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{line}")),
-            None => println!("{line}"),
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 
     /// Time until the last epoch is done, at the pace so far.
     fn left(&self, plan: &Plan, epoch: usize, batch: usize) -> Duration {
         let pace = self.started.elapsed().as_secs_f64() / self.batches.max(1) as f64;
-        let batches =
-            plan.epochs.saturating_sub(epoch) * plan.batches + plan.batches.saturating_sub(batch);
-        Duration::from_secs_f64(pace * batches as f64)
+        let batches = plan.epochs.saturating_sub(epoch) as f64 * plan.batches as f64
+            + plan.batches.saturating_sub(batch) as f64;
+        Duration::try_from_secs_f64(pace * batches).unwrap_or(Duration::MAX)
     }
 }
 

@@ -8,6 +8,7 @@
 //! checkpoint/         where the run stands
 //! curves.png          loss and metrics by epoch
 //! confusion.png       on the test data, for classes
+//! .lock               empty; locked while a process trains
 //! ```
 
 use std::fs;
@@ -17,21 +18,24 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use fornax_data::{Loader, Preprocess, Schema, SharedDataset};
+use fornax_data::{Loader, Preprocess, Schema, SharedDataset, Splits};
 use fornax_nn::Summary;
-use fornax_tensor::io::{remove_leftovers, write_atomic};
+use fornax_tensor::io::{is_leftover, remove_leftovers, write_atomic};
 
 use crate::callback::{Callback, EpochRecord, Flow, rounded};
 use crate::data::Data;
 use crate::error::{Error, Result, io};
+use crate::lock::{self, Lock};
 use crate::model::{self, Network};
 use crate::plot::{self, Line, Panel};
 use crate::recipe::Recipe;
-use crate::trainer::{Evaluation, TrainConfig, Trainer, evaluate, log_line};
+use crate::trainer::{Evaluation, TrainConfig, Trainer, evaluate, loaders, log_line};
 
 const RECIPE: &str = "recipe.toml";
 const DATA: &str = "data.json";
 const MODEL: &str = "model.safetensors";
+const CURVES: &str = "curves.png";
+const CONFUSION: &str = "confusion.png";
 /// Examples per batch where nothing is learnt.
 const BATCH: usize = 256;
 
@@ -48,6 +52,7 @@ pub struct Run {
     recipe: Recipe,
     data: Data,
     network: Network,
+    lock: Lock,
     resume: bool,
 }
 
@@ -94,13 +99,20 @@ impl Run {
     /// # Errors
     /// If the folder is in use, the data cannot be had, or the network does not fit it.
     pub fn create(folder: &Path, recipe: Recipe, data: Option<&Path>) -> Result<Self> {
-        if !is_free(folder)? {
-            return Err(Error::Run(format!(
-                "{} exists and is not empty; choose another --out, or go on with --resume {0}",
-                folder.display()
-            )));
-        }
-        let run = Self::prepare(folder, recipe, data, false)?;
+        must_be_free(folder)?;
+        let (data, network) = prepare(&recipe, data)?;
+        let lock = Lock::take(folder)?;
+        // Another process may have been quicker.
+        must_be_free(folder)?;
+        remove_leftovers(&folder.join(RECIPE));
+        let run = Self {
+            folder: folder.to_owned(),
+            recipe,
+            data,
+            network,
+            lock,
+            resume: false,
+        };
         run.start()?;
         Ok(run)
     }
@@ -108,7 +120,8 @@ impl Run {
     /// Goes on with the run in `folder`. With a recipe, it must be the run's own.
     ///
     /// # Errors
-    /// As [`create`](Run::create), and if `folder` holds no run or one of another recipe.
+    /// As [`create`](Run::create), and if `folder` holds no run, one of another recipe, or one
+    /// that another process is working on.
     pub fn resume(folder: &Path, recipe: Option<Recipe>, data: Option<&Path>) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::Run(format!(
@@ -116,9 +129,7 @@ impl Run {
                 folder.display()
             )));
         }
-        remove_leftovers(folder);
-        let path = folder.join(RECIPE);
-        if !path.exists() {
+        if !folder.join(RECIPE).exists() {
             // Killed before the first file was written.
             return match recipe {
                 Some(recipe) if is_free(folder)? => Self::create(folder, recipe, data),
@@ -138,23 +149,23 @@ impl Run {
                 folder.display()
             )));
         }
-        let run = Self::prepare(folder, stored, data, true)?;
+        let lock = Lock::take(folder)?;
+        for name in [RECIPE, DATA, MODEL, CURVES, CONFUSION] {
+            remove_leftovers(&folder.join(name));
+        }
+        let (data, network) = prepare(&stored, data)?;
+        let run = Self {
+            folder: folder.to_owned(),
+            recipe: stored,
+            data,
+            network,
+            lock,
+            resume: true,
+        };
         if !folder.join(DATA).exists() {
             run.start()?;
         }
         Ok(run)
-    }
-
-    fn prepare(folder: &Path, recipe: Recipe, data: Option<&Path>, resume: bool) -> Result<Self> {
-        let data = Data::load(&recipe, data)?;
-        let network = model::build(&recipe.model, data.schema(), recipe.seed)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            recipe,
-            data,
-            network,
-            resume,
-        })
     }
 
     /// Writes what is known before training.
@@ -200,6 +211,7 @@ impl Run {
             .preprocess(self.data.preprocess.clone())
             .augment(self.data.augment.clone())
             .folder(&self.folder)
+            .lock(self.lock.clone())
             .callback(Curves::new(&self.folder, &self.recipe.name));
         for callback in callbacks {
             trainer = trainer.callback(callback);
@@ -232,6 +244,35 @@ impl Run {
             seconds,
         })
     }
+}
+
+/// Loads the data and builds the network. Whatever is wrong with a recipe is found here, before
+/// anything is written.
+fn prepare(recipe: &Recipe, data: Option<&Path>) -> Result<(Data, Network)> {
+    let data = Data::load(recipe, data)?;
+    let Splits {
+        train, validation, ..
+    } = &data.parts;
+    let network = model::build(&recipe.model, data.schema(), recipe.seed)?;
+    // Images give even one example many values per channel, rows of neurons do not.
+    let model = &recipe.model;
+    let norms = model.name == "mlp" && model.batch_norm == Some(true) && !model.hidden().is_empty();
+    if norms && recipe.batch_size.min(train.len()) == 1 {
+        return Err(Error::Recipe(format!(
+            "model.batch_norm needs at least 2 examples in a batch, but batch_size is {} and there \
+             are {} training examples",
+            recipe.batch_size,
+            train.len()
+        )));
+    }
+    loaders(
+        &TrainConfig::from(recipe),
+        Some(&data.preprocess),
+        &data.augment,
+        train,
+        validation.as_ref(),
+    )?;
+    Ok((data, network))
 }
 
 /// A trained network with what it must know to be used.
@@ -366,13 +407,31 @@ pub fn free_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Whether nothing would be overwritten in `folder`.
-fn is_free(folder: &Path) -> Result<bool> {
-    match fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(io("read", folder)(error)),
+fn must_be_free(folder: &Path) -> Result<()> {
+    if is_free(folder)? {
+        return Ok(());
     }
+    Err(Error::Run(format!(
+        "{} exists and is not empty; choose another --out, or go on with --resume {0}",
+        folder.display()
+    )))
+}
+
+/// Whether nothing would be overwritten in `folder`: it holds no more than what a run leaves that
+/// was killed before its first file was whole.
+fn is_free(folder: &Path) -> Result<bool> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(io("read", folder)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(io("read", folder))?.file_name();
+        if name != lock::FILE && !is_leftover(&name, RECIPE.as_ref()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
@@ -450,11 +509,7 @@ fn plot_curves(folder: &Path, title: &str, history: &[EpochRecord]) -> Result<()
                 .collect(),
         }
     });
-    plot::curves(
-        &folder.join("curves.png"),
-        title,
-        &panels.collect::<Vec<_>>(),
-    )
+    plot::curves(&folder.join(CURVES), title, &panels.collect::<Vec<_>>())
 }
 
 fn plot_confusion(folder: &Path, title: &str, evaluation: &Evaluation) -> Result<()> {
@@ -467,5 +522,5 @@ fn plot_confusion(folder: &Path, title: &str, evaluation: &Evaluation) -> Result
         100.0 * classes.confusion.accuracy(),
         evaluation.samples
     );
-    plot::confusion_matrix(&folder.join("confusion.png"), &title, &classes.names, &rows)
+    plot::confusion_matrix(&folder.join(CONFUSION), &title, &classes.names, &rows)
 }

@@ -99,14 +99,14 @@ impl ScheduleRecipe {
     /// # Panics
     /// If the name is none that a recipe can have.
     pub fn build(&self, steps: u64, epochs: u64) -> Schedule {
-        let all = steps * epochs;
+        let all = steps.saturating_mul(epochs);
         let warmup = (self.warmup.unwrap_or(0.0) * all as f64).round() as u64;
-        let rest = all - warmup;
+        let rest = all.saturating_sub(warmup);
         let gamma = self.gamma.unwrap_or(0.1);
         let last = self.last.unwrap_or(0.0);
         let schedule = match self.name.as_str() {
             "constant" => Schedule::Constant,
-            "step" => Schedule::step(steps * self.every.unwrap_or(10) as u64, gamma),
+            "step" => Schedule::step(steps.saturating_mul(self.every.unwrap_or(10) as u64), gamma),
             // Per epoch, as the name of PyTorch's ExponentialLR suggests to its users.
             "exponential" => Schedule::step(steps, gamma),
             "cosine" => Schedule::cosine(rest, last),

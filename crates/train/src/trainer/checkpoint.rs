@@ -1,5 +1,6 @@
 //! One file that holds everything a run needs to go on: weights, best weights, optimizer, figures
-//! and position. It takes its place by a rename, so that at any moment there is a whole one.
+//! and position. It takes its place by a rename, so that at any moment there is a whole one. Only
+//! the records of the epochs are elsewhere, in `metrics.jsonl`, whose length it remembers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,15 +15,17 @@ use fornax_tensor::io::{remove_leftovers, safetensors};
 use fornax_tensor::{Tensor, eval_all};
 
 use super::TrainConfig;
+use super::fingerprint::Fingerprint;
 use super::state::State;
+use crate::callback::EpochRecord;
 use crate::error::{Error, Result, io};
-use crate::log::MetricsLog;
+use crate::log::{self, MetricsLog};
 
 /// Parameters and buffers with their full names.
 pub type Weights = Vec<(String, Tensor)>;
 
 /// The version of the file's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The entry of the file's metadata that holds everything but tensors.
 const HEAD: &str = "fornax";
 
@@ -31,6 +34,7 @@ const HEAD: &str = "fornax";
 struct Head {
     format: u32,
     config: TrainConfig,
+    data: Fingerprint,
     state: State,
     /// The optimizer's numbers.
     optimizer: BTreeMap<String, f64>,
@@ -45,12 +49,39 @@ pub struct Loaded {
     pub model: Weights,
     pub best: Option<Weights>,
     pub optimizer: OptimizerState,
+    /// The length of `metrics.jsonl` then.
+    log: u64,
+}
+
+impl Loaded {
+    /// The records of the epochs that were done.
+    ///
+    /// # Errors
+    /// If the log of the run in `folder` does not have them.
+    pub fn history(&self, folder: &Path) -> Result<Vec<EpochRecord>> {
+        let path = log_file(folder);
+        let text = log::read_start(&path, self.log)?;
+        let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
+        let lines = lines.unwrap_or_default();
+        let epochs = lines.iter().filter(|line| line["event"] == "epoch");
+        let history: Option<Vec<EpochRecord>> = epochs.map(EpochRecord::from_json).collect();
+        let history = history.filter(|history| history.len() == self.state.epoch);
+        history.ok_or_else(|| {
+            Error::Run(format!(
+                "{} does not hold the {} epochs that the checkpoint knows; put the original back \
+                 to resume",
+                path.display(),
+                self.state.epoch
+            ))
+        })
+    }
 }
 
 /// The checkpoint file of a run and the log that goes with it.
 pub struct Checkpoints {
     path: PathBuf,
     config: TrainConfig,
+    data: Fingerprint,
     log: MetricsLog,
     written: Instant,
     /// The step of the last checkpoint.
@@ -60,6 +91,10 @@ pub struct Checkpoints {
 /// Where the checkpoint of the run in `folder` lies.
 pub fn file(folder: &Path) -> PathBuf {
     folder.join("checkpoint").join("state.safetensors")
+}
+
+fn log_file(folder: &Path) -> PathBuf {
+    folder.join("metrics.jsonl")
 }
 
 /// Appends a line to the log of a run whose last checkpoint is made: what a resume would write
@@ -73,40 +108,55 @@ pub(crate) fn log_line(folder: &Path, line: &Value) -> Result<()> {
         .unwrap_or_default();
     let head: Head = serde_json::from_str(head)
         .map_err(|error| Error::Run(format!("{}: {error}", file(folder).display())))?;
-    MetricsLog::resume(&folder.join("metrics.jsonl"), head.log)?.write(line)
+    MetricsLog::resume(&log_file(folder), head.log)?.write(line)
+}
+
+/// Refuses a folder in which a new run would overwrite another one.
+pub fn must_be_new(folder: &Path) -> Result<()> {
+    let log = fs::metadata(log_file(folder)).is_ok_and(|log| log.len() > 0);
+    if log || file(folder).exists() {
+        return Err(Error::Run(format!(
+            "{} holds a run already; resume it, or choose another folder",
+            folder.display()
+        )));
+    }
+    Ok(())
 }
 
 impl Checkpoints {
-    /// Starts a run's files in `folder`, or opens them to resume, if there is a checkpoint.
-    pub fn open(
-        folder: &Path,
-        resume: bool,
-        config: &TrainConfig,
-    ) -> Result<(Self, Option<Loaded>)> {
+    /// Starts a run's files in `folder`.
+    pub fn create(folder: &Path, config: &TrainConfig, data: Fingerprint) -> Result<Self> {
+        must_be_new(folder)?;
         let path = file(folder);
         let inner = path.parent().unwrap_or(folder);
         fs::create_dir_all(inner).map_err(io("create", inner))?;
-        remove_leftovers(inner);
-        let log_path = folder.join("metrics.jsonl");
-        let (log, loaded) = if resume && path.exists() {
-            let (loaded, length) = load(&path, config)?;
-            (MetricsLog::resume(&log_path, length)?, Some(loaded))
-        } else if path.exists() {
-            return Err(Error::Run(format!(
-                "{} holds a run already; resume it, or choose another folder",
-                folder.display()
-            )));
-        } else {
-            (MetricsLog::create(&log_path)?, None)
-        };
-        let checkpoints = Self {
+        remove_leftovers(&path);
+        Ok(Self {
+            log: MetricsLog::create(&log_file(folder))?,
             path,
             config: config.clone(),
-            log,
+            data,
             written: Instant::now(),
-            step: loaded.as_ref().map_or(0, |loaded| loaded.state.step),
-        };
-        Ok((checkpoints, loaded))
+            step: 0,
+        })
+    }
+
+    /// Goes on with the files in `folder` from `loaded`: cuts the log back to what it was then.
+    pub fn resume(
+        folder: &Path,
+        config: &TrainConfig,
+        data: Fingerprint,
+        loaded: &Loaded,
+    ) -> Result<Self> {
+        remove_leftovers(&loaded.path);
+        Ok(Self {
+            log: MetricsLog::resume(&log_file(folder), loaded.log)?,
+            path: loaded.path.clone(),
+            config: config.clone(),
+            data,
+            written: Instant::now(),
+            step: loaded.state.step,
+        })
     }
 
     /// Appends to the log.
@@ -149,6 +199,7 @@ impl Checkpoints {
         let head = Head {
             format: FORMAT,
             config: self.config.clone(),
+            data: self.data.clone(),
             state: state.clone(),
             optimizer: scalars,
             log: self.log.length(),
@@ -175,9 +226,27 @@ impl Checkpoints {
     }
 }
 
-fn load(path: &Path, config: &TrainConfig) -> Result<(Loaded, u64)> {
-    let safetensors::Loaded { tensors, metadata } = safetensors::load(path)?;
+/// Reads the checkpoint of the run in `folder` and changes nothing there; `None` if the run has
+/// none because it has not begun.
+///
+/// # Errors
+/// If it is damaged, of another configuration or of other data; if it is missing, but the folder
+/// has what a run leaves.
+pub fn load(folder: &Path, config: &TrainConfig, data: &Fingerprint) -> Result<Option<Loaded>> {
+    let path = file(folder);
     let wrong = |reason: &str| Error::Run(format!("{}: {reason}", path.display()));
+    if !path.exists() {
+        let begun = must_be_new(folder).is_err() || folder.join("model.safetensors").exists();
+        return if begun {
+            Err(wrong(
+                "the checkpoint is missing, so the run cannot go on; put it back, or start a new \
+                 run in another folder",
+            ))
+        } else {
+            Ok(None)
+        };
+    }
+    let safetensors::Loaded { tensors, metadata } = safetensors::load(&path)?;
     let head = metadata
         .get(HEAD)
         .ok_or_else(|| wrong("not a checkpoint of Fornax"))?;
@@ -192,6 +261,11 @@ fn load(path: &Path, config: &TrainConfig) -> Result<(Loaded, u64)> {
             "made with other hyperparameters; resume with the same ones, or start a new run",
         ));
     }
+    if let Some(changes) = head.data.changes(data) {
+        return Err(wrong(&format!(
+            "made with other data: {changes}; resume with the data as it was, or start a new run"
+        )));
+    }
     let part = |part: &str| -> Weights {
         let inside = tensors.iter().filter_map(|(name, tensor)| {
             let name = name.strip_prefix(part)?.strip_prefix('/')?;
@@ -201,7 +275,6 @@ fn load(path: &Path, config: &TrainConfig) -> Result<(Loaded, u64)> {
     };
     let best = part("best");
     let loaded = Loaded {
-        path: path.to_owned(),
         state: head.state,
         model: part("model"),
         best: (!best.is_empty()).then_some(best),
@@ -209,8 +282,10 @@ fn load(path: &Path, config: &TrainConfig) -> Result<(Loaded, u64)> {
             tensors: part("optimizer"),
             scalars: head.optimizer,
         },
+        log: head.log,
+        path,
     };
-    Ok((loaded, head.log))
+    Ok(Some(loaded))
 }
 
 /// The first tensor that holds a NaN or an infinity.

@@ -11,6 +11,7 @@ use super::state::Running;
 use super::{Outcome, Supervised, Task};
 use crate::callback::Scores;
 use crate::error::Result;
+use crate::number;
 
 /// The means of loss and metrics over a loader's data.
 pub(super) fn score<M: Module>(task: &dyn Task<M>, model: &M, loader: &Loader) -> Result<Scores> {
@@ -68,9 +69,9 @@ impl Evaluation {
         let mut object = Map::new();
         let mut put = |name: &str, value: Value| object.insert(format!("{prefix}{name}"), value);
         put("samples", json!(self.samples));
-        put("loss", json!(self.scores.loss));
+        put("loss", number::to_json(self.scores.loss));
         for (name, value) in &self.scores.metrics {
-            put(name, json!(value));
+            put(name, number::to_json(*value));
         }
         if let Some(classes) = &self.classes {
             put(

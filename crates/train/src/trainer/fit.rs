@@ -1,20 +1,23 @@
 //! One run of a [`Trainer`], step by step.
 
+use std::path::Path;
 use std::time::Instant;
 
-use fornax_data::{Batch, Loader, SharedDataset};
+use fornax_data::{Augment, Batch, Dataset, Loader, Preprocess, SharedDataset};
 use fornax_nn::{
     Module, Optimizer, Path as ModulePath, Schedule, clip_grad_norm, clip_grad_value,
     load_state_dict,
 };
 use fornax_tensor::{Grads, RngState, Tensor, eval_all, set_rng_state, value_and_grad};
 
-use super::checkpoint::{Checkpoints, Weights};
+use super::checkpoint::{self, Checkpoints, Weights};
 use super::evaluate::score;
+use super::fingerprint::Fingerprint;
 use super::state::{Running, State};
 use super::{Outcome, Task, TrainConfig, Trainer};
-use crate::callback::{Callback, EpochRecord, Flow, Plan, Scores, StepEvent};
+use crate::callback::{Callback, EpochRecord, Flow, Plan, Scores, StepEvent, rounded};
 use crate::error::{Error, Result};
+use crate::lock::Lock;
 
 /// Random streams set aside for each batch: no model draws more tensors in one forward pass.
 const STREAMS_PER_BATCH: u64 = 1 << 24;
@@ -33,12 +36,53 @@ pub(super) struct Fit<'t, 'a, M> {
     train: Loader,
     validation: Option<Loader>,
     checkpoints: Option<Checkpoints>,
+    /// Keeps other processes out of the folder.
+    lock: Option<Lock>,
     state: State,
+    /// The records of the epochs done.
+    history: Vec<EpochRecord>,
     /// The weights of the best epoch so far.
     best: Option<Weights>,
     /// Gradients of the batches since the last step, each times its number of examples.
     pending: Option<Grads>,
     pending_samples: usize,
+}
+
+/// The loaders of a run, for training and validation; with them everything that can be wrong with
+/// a configuration is found, before anything is written.
+pub(crate) fn loaders(
+    config: &TrainConfig,
+    preprocess: Option<&Preprocess>,
+    augment: &[Augment],
+    train: &SharedDataset,
+    validation: Option<&SharedDataset>,
+) -> Result<(Loader, Option<Loader>)> {
+    let wrong = |what: &str| Err(Error::Recipe(what.into()));
+    if config.batch_size == 0 {
+        return wrong("batch_size must be at least 1");
+    }
+    if config.accumulate == 0 {
+        return wrong("accumulate must be at least 1");
+    }
+    if config.early_stopping.patience > 0 && validation.is_none() {
+        return wrong("early_stopping.patience needs validation data");
+    }
+    if train.is_empty() {
+        return wrong("the training data has no examples");
+    }
+    if validation.is_some_and(|data| data.is_empty()) {
+        return wrong("the validation data has no examples");
+    }
+    let loader = |data: &SharedDataset| -> Result<Loader> {
+        let loader = Loader::new(data.clone()).batch_size(config.batch_size);
+        Ok(match preprocess {
+            Some(rule) => loader.preprocess(rule.clone())?,
+            None => loader,
+        })
+    };
+    let validation = validation.map(loader).transpose()?;
+    let train = loader(train)?.shuffle(config.seed).merge_lone(true);
+    Ok((train.augment(augment, config.seed)?, validation))
 }
 
 impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
@@ -55,18 +99,11 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             augment,
             callbacks,
             folder,
+            lock,
             resume,
         } = trainer;
-        let loader = |data: &SharedDataset| -> Result<Loader> {
-            let loader = Loader::new(data.clone()).batch_size(config.batch_size);
-            Ok(match &preprocess {
-                Some(rule) => loader.preprocess(rule.clone())?,
-                None => loader,
-            })
-        };
-        let validation = validation.map(loader).transpose()?;
-        let train = loader(train)?.shuffle(config.seed);
-        let train = train.augment(&augment, config.seed)?;
+        let preprocess = preprocess.as_ref();
+        let (train, validation) = loaders(&config, preprocess, &augment, train, validation)?;
         let steps = train.batches().div_ceil(config.accumulate);
         let mut fit = Self {
             schedule: config.schedule.build(steps as u64, config.epochs as u64),
@@ -78,40 +115,60 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             train,
             validation,
             checkpoints: None,
+            lock,
             state: State::default(),
+            history: Vec::new(),
             best: None,
             pending: None,
             pending_samples: 0,
             config,
         };
         if let Some(folder) = folder {
-            fit.open(&folder, resume)?;
+            if !resume {
+                // Before a lock is left in a folder that is not ours.
+                checkpoint::must_be_new(&folder)?;
+            }
+            if fit.lock.is_none() {
+                fit.lock = Some(Lock::take(&folder)?);
+            }
+            let validation = fit.validation.as_ref();
+            let data = Fingerprint::of(
+                fit.train.dataset(),
+                validation.map(|loader| loader.dataset() as &dyn Dataset),
+                preprocess,
+                &augment,
+            )?;
+            fit.open(&folder, resume, data)?;
         }
         Ok(fit)
     }
 
-    /// Starts or continues the files in `folder`.
-    fn open(&mut self, folder: &std::path::Path, resume: bool) -> Result<()> {
-        let (checkpoints, loaded) = Checkpoints::open(folder, resume, &self.config)?;
-        self.checkpoints = Some(checkpoints);
-        match loaded {
-            Some(loaded) => {
-                let wrong = |error: fornax_nn::Error| {
-                    let path = loaded.path.display();
-                    Error::Run(format!(
-                        "{path} is the checkpoint of another model: {error}"
-                    ))
-                };
-                load_state_dict(self.model, loaded.model).map_err(wrong)?;
-                self.optimizer
-                    .load_state(self.model, loaded.optimizer)
-                    .map_err(wrong)?;
-                self.state = loaded.state;
-                self.best = loaded.best;
-            }
+    /// Starts or continues the files in `folder`. Nothing in it changes before all is known to fit.
+    fn open(&mut self, folder: &Path, resume: bool, data: Fingerprint) -> Result<()> {
+        let loaded = match resume {
+            true => checkpoint::load(folder, &self.config, &data)?,
+            false => None,
+        };
+        let Some(loaded) = loaded else {
+            self.checkpoints = Some(Checkpoints::create(folder, &self.config, data)?);
             // From here on there is always a checkpoint to go on from.
-            None => self.save()?,
-        }
+            return self.save();
+        };
+        let wrong = |error: fornax_nn::Error| {
+            let path = loaded.path.display();
+            Error::Run(format!(
+                "{path} is the checkpoint of another model: {error}"
+            ))
+        };
+        load_state_dict(self.model, loaded.model.clone()).map_err(wrong)?;
+        self.optimizer
+            .load_state(self.model, loaded.optimizer.clone())
+            .map_err(wrong)?;
+        self.history = loaded.history(folder)?;
+        let checkpoints = Checkpoints::resume(folder, &self.config, data, &loaded)?;
+        self.checkpoints = Some(checkpoints);
+        self.state = loaded.state;
+        self.best = loaded.best;
         Ok(())
     }
 
@@ -124,15 +181,15 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             first_batch: self.state.batch,
         };
         for callback in &mut self.callbacks {
-            callback.start(&plan, &self.state.history)?;
+            callback.start(&plan, &self.history)?;
         }
-        while !self.state.done {
+        while !self.state.done && self.state.epoch < self.config.epochs {
             self.epoch()?;
         }
         if let Some(best) = &self.best {
             load_state_dict(self.model, best.clone())?;
         }
-        let history = std::mem::take(&mut self.state.history);
+        let history = self.history;
         for callback in &mut self.callbacks {
             callback.end(&history, self.model)?;
         }
@@ -168,8 +225,9 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             epoch: self.state.epoch + 1,
             step: self.state.step,
             learning_rate: self.state.learning_rate,
-            seconds: self.state.seconds,
-            samples_per_second: self.state.running.samples() / self.state.seconds.max(1e-9),
+            seconds: rounded(self.state.seconds),
+            samples_per_second: (self.state.running.samples() / self.state.seconds.max(1e-9))
+                .round(),
             train,
             validation,
             best,
@@ -177,7 +235,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.log(&record.to_json())?;
         }
-        self.state.history.push(record.clone());
+        self.history.push(record.clone());
         self.state.epoch += 1;
         self.state.batch = 0;
         self.state.seconds = 0.0;
@@ -344,14 +402,11 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             "accuracy" => (scores.get("accuracy").unwrap_or(0.0), -scores.loss),
             _ => (0.0, -scores.loss),
         };
-        let record = self
-            .state
-            .best
-            .and_then(|index| self.state.history.get(index));
+        let record = self.state.best.and_then(|index| self.history.get(index));
         let so_far = record.and_then(|record| record.validation.as_ref());
         let better = so_far.is_none_or(|so_far| rank(scores) > rank(so_far));
         if better {
-            self.state.best = Some(self.state.history.len());
+            self.state.best = Some(self.history.len());
             if self.config.best.keep {
                 self.best = Some(self.model.state_dict());
             }
@@ -408,3 +463,6 @@ fn penalize<M: Module>(loss: Tensor, model: &M, names: &[String], config: &Train
     }
     loss
 }
+
+#[cfg(test)]
+mod tests;

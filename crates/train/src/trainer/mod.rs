@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod evaluate;
+mod fingerprint;
 mod fit;
 mod state;
 mod task;
@@ -11,14 +12,17 @@ use std::path::PathBuf;
 
 use fornax_data::{Augment, Preprocess, SharedDataset};
 use fornax_nn::{Layer, Module};
+use fornax_tensor::{rng_state, set_rng_state};
 
 pub(crate) use checkpoint::log_line;
 pub use config::TrainConfig;
 pub use evaluate::{ClassFigures, Evaluation, evaluate, predict};
+pub(crate) use fit::loaders;
 pub use task::{Outcome, Supervised, Task};
 
 use crate::callback::{Callback, EpochRecord};
 use crate::error::Result;
+use crate::lock::Lock;
 
 /// Trains models: epochs, validation, schedules, clipping, gradient accumulation, early stopping,
 /// the best weights, checkpoints and callbacks.
@@ -46,6 +50,8 @@ pub struct Trainer<'a, M> {
     augment: Vec<Augment>,
     callbacks: Vec<Box<dyn Callback<M> + 'a>>,
     folder: Option<PathBuf>,
+    /// The lock on it, if the caller holds one already.
+    lock: Option<Lock>,
     resume: bool,
 }
 
@@ -58,6 +64,7 @@ impl<'a, M: Module> Trainer<'a, M> {
             augment: Vec::new(),
             callbacks: Vec::new(),
             folder: None,
+            lock: None,
             resume: false,
         }
     }
@@ -80,14 +87,22 @@ impl<'a, M: Module> Trainer<'a, M> {
         self
     }
 
-    /// Writes `metrics.jsonl` and checkpoints into `folder`, which is made if it is missing.
+    /// Writes `metrics.jsonl` and checkpoints into `folder`, which is made if it is missing. For
+    /// the time of the training no other process can write there. The data is read once more than
+    /// the epochs need, so that [resuming](Trainer::resume) with other data is noticed.
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// Goes on where the checkpoint in [`folder`](Trainer::folder) was made, or starts where there
-    /// is none.
+    /// Uses a lock that the caller holds on the folder.
+    pub(crate) fn lock(mut self, lock: Lock) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    /// Goes on where the checkpoint in [`folder`](Trainer::folder) was made, or starts in a folder
+    /// without a run. Configuration, data and model must be those of the run.
     pub fn resume(mut self) -> Self {
         self.resume = true;
         self
@@ -99,9 +114,16 @@ impl<'a, M: Module> Trainer<'a, M> {
     ///
     /// The loss is the usual one for the data's target, see [`Supervised`].
     ///
+    /// A last batch of a single example joins the batch before it, because batch normalisation
+    /// cannot learn from one; a shorter last batch is learnt as it is.
+    ///
+    /// The thread's random generator is afterwards where it was before.
+    ///
     /// # Errors
-    /// A loss that is not finite (a checkpoint made before stays), data or files that cannot be
-    /// read or written, a checkpoint of another model or configuration, an error of a callback.
+    /// A configuration that does not fit the data, a loss that is not finite (a checkpoint made
+    /// before stays), data or files that cannot be read or written, a folder that holds a run or
+    /// is in use, a checkpoint of another model, configuration or other data, an error of a
+    /// callback.
     ///
     /// # Panics
     /// If the model does not fit the data.
@@ -130,6 +152,9 @@ impl<'a, M: Module> Trainer<'a, M> {
         train: &SharedDataset,
         validation: Option<&SharedDataset>,
     ) -> Result<Vec<EpochRecord>> {
-        fit::Fit::new(self, task, model, train, validation)?.run()
+        let before = rng_state();
+        let outcome = fit::Fit::new(self, task, model, train, validation).and_then(fit::Fit::run);
+        set_rng_state(before);
+        outcome
     }
 }

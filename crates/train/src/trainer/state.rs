@@ -3,10 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::callback::{EpochRecord, Scores};
+use crate::callback::Scores;
 
-/// The position of a run and its figures so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The position of a run and its figures so far. The records of the epochs done are in
+/// `metrics.jsonl`, lest every checkpoint write them all again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct State {
     /// The epoch that goes on, counted from 0.
     pub epoch: usize,
@@ -19,12 +20,12 @@ pub(super) struct State {
     /// Sums over the epoch so far.
     pub running: Running,
     /// Seconds spent in the epoch so far.
+    #[serde(with = "crate::number")]
     pub seconds: f64,
     /// The learning rate of the last step.
+    #[serde(with = "crate::number")]
     pub learning_rate: f64,
-    /// The epochs done.
-    pub history: Vec<EpochRecord>,
-    /// The index in `history` of the epoch whose weights are kept.
+    /// The epoch whose weights are kept, counted from 0.
     pub best: Option<usize>,
     /// For early stopping: the lowest validation loss, and epochs since it was reached.
     pub lowest: Option<f64>,
@@ -33,30 +34,13 @@ pub(super) struct State {
     pub done: bool,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            epoch: 0,
-            batch: 0,
-            batches: 0,
-            step: 0,
-            running: Running::default(),
-            seconds: 0.0,
-            learning_rate: 0.0,
-            history: Vec::new(),
-            best: None,
-            lowest: None,
-            waited: 0,
-            done: false,
-        }
-    }
-}
-
 /// Sums of loss and metrics over examples.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Running {
     samples: f64,
+    #[serde(with = "crate::number")]
     loss: f64,
+    #[serde(with = "crate::number::named")]
     metrics: Vec<(String, f64)>,
 }
 
@@ -117,8 +101,26 @@ mod tests {
                 .running
                 .add(index as usize, odd, &[("accuracy", odd.sin())]);
             state.seconds = odd.exp();
-            let text = serde_json::to_string(&state).unwrap();
-            assert_eq!(state, serde_json::from_str(&text).unwrap());
+            assert_eq!(state, again(&state));
         }
+    }
+
+    fn again(state: &State) -> State {
+        serde_json::from_str(&serde_json::to_string(state).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_survive_too() {
+        let mut state = State::default();
+        let metrics = [("up", f64::INFINITY), ("down", f64::NEG_INFINITY)];
+        state.running.add(1, f64::MAX * 2.0, &metrics);
+        assert_eq!(state, again(&state));
+        state
+            .running
+            .add(1, 1.0, &[("up", f64::NAN), ("down", 0.0)]);
+        let read = again(&state).running.mean();
+        assert_eq!(read.loss, f64::INFINITY);
+        assert!(read.get("up").unwrap().is_nan());
+        assert_eq!(read.get("down"), Some(f64::NEG_INFINITY));
     }
 }
