@@ -1,8 +1,9 @@
 //! Bad input gives one clear error, a non-zero exit, and harms no file.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn fornax(args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_fornax");
@@ -50,6 +51,22 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Everything in a folder, by name.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            files.push((path, bytes));
+        }
+    }
+    files.sort();
+    files
+}
+
 #[test]
 fn recipes() {
     let folder = tempfile::tempdir().unwrap();
@@ -80,20 +97,84 @@ fn folders() {
     let used = temporary.path().join("used");
     fs::create_dir(&used).unwrap();
     fs::write(used.join("thesis.txt"), "irreplaceable").unwrap();
+    fs::write(used.join(".thesis.tmp"), "the latest chapter").unwrap();
+    fs::write(used.join(".recipe.toml.7.tmp"), "half").unwrap();
+    let before = contents(&used);
     refused(
         &["train", "iris", "--out", &text(&used)],
         &["not empty", "used"],
-    );
-    assert_eq!(
-        fs::read_to_string(used.join("thesis.txt")).unwrap(),
-        "irreplaceable"
     );
     let missing = text(&temporary.path().join("missing"));
     refused(&["train", "--resume", &missing], &["no such folder"]);
     refused(&["train", "--resume", &text(&used)], &["no run to resume"]);
     refused(&["eval", &missing], &["no such folder"]);
+    refused(
+        &["train", "iris", "--resume", &text(&used)],
+        &["no run to resume"],
+    );
     refused(&["eval", &text(&used)], &["no run in"]);
     refused(&["inspect", &missing], &["missing"]);
+    assert!(contents(&used) == before);
+
+    // What the first moments of a killed run leave is in nobody's way.
+    let begun = temporary.path().join("begun");
+    fs::create_dir(&begun).unwrap();
+    fs::write(begun.join(".lock"), "").unwrap();
+    fs::write(begun.join(".recipe.toml.7.tmp"), "half").unwrap();
+    trained(&begun, &[]);
+    assert!(!begun.join(".recipe.toml.7.tmp").exists());
+}
+
+/// Settings that the data or the network refuse are found before the folder is made, so that the
+/// corrected command can have it.
+#[test]
+fn settings() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("run");
+    let out = text(&folder);
+    let cases: [(&[&str], &str); 4] = [
+        (&["augment.flip=true"], "images"),
+        (
+            &["model.layers=2", "model.neurons=16777216"],
+            "[model] mlp: the layers have 281475127705603 weights",
+        ),
+        (
+            &["batch_size=1", "model.batch_norm=true"],
+            "model.batch_norm needs at least 2 examples",
+        ),
+        (&["model.name=lenet"], "is for images"),
+    ];
+    for (set, part) in cases {
+        let mut args = vec!["train", "iris", "--json", "--out", &out];
+        args.extend(set.iter().flat_map(|set| ["--set", set]));
+        refused(&args, &[part]);
+        assert!(!folder.exists(), "{set:?}");
+    }
+    trained(&folder, &[]);
+}
+
+/// 1,294 training examples are three batches of 431 and one example.
+#[test]
+fn a_last_batch_of_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let output = fornax(&[
+        "train",
+        "digits",
+        "--json",
+        "--set",
+        "epochs=1",
+        "--set",
+        "batch_size=431",
+        "--set",
+        "model.batch_norm=true",
+        "--out",
+        &text(&temporary.path().join("run")),
+    ]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -146,13 +227,22 @@ fn models_and_files() {
     fs::copy(small.join("model.safetensors"), &model).unwrap();
     refused(&["eval", &text(&large)], &["hidden.0.linear.weight"]);
     let state = Path::new("checkpoint").join("state.safetensors");
-    let before = fs::read(&model).unwrap();
     fs::copy(small.join(&state), large.join(&state)).unwrap();
+    let before = contents(&large);
     refused(
         &["train", "--resume", &text(&large), "--json"],
         &["another model"],
     );
-    assert_eq!(before, fs::read(&model).unwrap());
+    assert!(contents(&large) == before);
+
+    fs::remove_file(large.join(&state)).unwrap();
+    let before = contents(&large);
+    refused(
+        &["train", "--resume", &text(&large), "--json"],
+        &["state.safetensors", "is missing"],
+    );
+    assert!(contents(&large) == before);
+    let before = fs::read(&model).unwrap();
 
     refused(
         &["train", "--resume", &text(&small), "--seed", "9"],
@@ -169,6 +259,80 @@ fn models_and_files() {
     );
     fs::write(&half, [255; 64]).unwrap();
     refused(&["inspect", &text(&half)], &["not a safetensors file"]);
+}
+
+#[test]
+fn data_that_changed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let table = temporary.path().join("table.csv");
+    let write = |rows: usize, scale: f64| {
+        let mut csv = String::from("x,y,class\n");
+        for row in 0..rows {
+            let x = (row as f64 * 0.7).sin();
+            let class = if row % 3 == 0 { "a" } else { "b" };
+            csv += &format!("{:.4},{:.4},{class}\n", scale * x, x * x);
+        }
+        fs::write(&table, csv).unwrap();
+    };
+    write(90, 1.0);
+    let folder = temporary.path().join("run");
+    let path = format!("data.path={}", text(&table));
+    trained(&folder, &["--set", "data.name=csv", "--set", &path]);
+    let before = contents(&folder);
+    let resume = ["train", "--json", "--resume", &text(&folder)];
+    write(90, 25.4);
+    refused(
+        &resume,
+        &["other data", "features of the training", "the scaling"],
+    );
+    write(80, 1.0);
+    refused(&resume, &["other data", "training examples then"]);
+    assert!(contents(&folder) == before);
+    write(90, 1.0);
+    assert!(fornax(&resume).status.success());
+}
+
+#[test]
+fn a_folder_that_another_process_works_in() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("run");
+    let mut first = Command::new(env!("CARGO_BIN_EXE_fornax"))
+        .args(["train", "iris", "--json", "--out", &text(&folder)])
+        .args(["--set", "epochs=1000000"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let state = folder.join("checkpoint").join("state.safetensors");
+    while !state.exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let resume = ["train", "--json", "--resume", &text(&folder)];
+    refused(&resume, &["run is in use by another process"]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+/// As with `fornax train iris | head -1`.
+#[test]
+fn a_reader_that_goes_does_not_stop_the_training() {
+    let temporary = tempfile::tempdir().unwrap();
+    for (name, json) in [("people", None), ("programs", Some("--json"))] {
+        let folder = temporary.path().join(name);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fornax"))
+            .args(["train", "iris", "--set", "epochs=3"])
+            .args(["--out", &text(&folder)])
+            .args(json)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{error}");
+        assert!(folder.join("confusion.png").exists(), "{name}");
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Small and quick, yet with all that has a state: dropout, batch norm, shuffling, augmentation,
 /// momentum schedule, accumulation, early stopping, best weights.
-const SET: &[&str] = &[
+const DENSE: &[&str] = &[
+    "digits",
     "epochs=6",
     "batch_size=16",
     "accumulate=2",
@@ -20,6 +21,18 @@ const SET: &[&str] = &[
     "early_stopping.patience=50",
     "regularization.l1=1e-5",
     "checkpoint.every_steps=3",
+];
+
+/// Images that move, through convolutions, batch norm and pooling.
+const CONVOLUTIONAL: &[&str] = &[
+    "digits-cnn",
+    "epochs=3",
+    "batch_size=64",
+    "model.channels=[8, 16]",
+    "model.dense=32",
+    "optimizer.name=sgd",
+    "optimizer.momentum=0.9",
+    "checkpoint.every_steps=5",
 ];
 
 fn start(extra: &[&str]) -> Child {
@@ -38,11 +51,12 @@ fn finish(child: Child) {
     assert!(output.status.success(), "{error}");
 }
 
-fn fresh(folder: &Path, threads: &str) -> Vec<String> {
-    let mut args = vec!["digits".to_owned(), "--seed".into(), "5".into()];
+/// The arguments of a new run: a recipe and what is set in it.
+fn fresh(recipe: &[&str], folder: &Path, threads: &str) -> Vec<String> {
+    let mut args = vec![recipe[0].to_owned(), "--seed".into(), "5".into()];
     args.extend(["--threads".into(), threads.into()]);
     args.extend(["--out".into(), folder.display().to_string()]);
-    for set in SET {
+    for set in &recipe[1..] {
         args.extend(["--set".into(), (*set).into()]);
     }
     args
@@ -72,24 +86,33 @@ fn log(folder: &Path) -> Vec<String> {
 
 #[test]
 fn killed_at_any_moment_and_resumed_it_ends_the_same() {
+    kill_and_resume(DENSE, 6);
+}
+
+#[test]
+fn so_does_a_convolutional_network() {
+    kill_and_resume(CONVOLUTIONAL, 3);
+}
+
+fn kill_and_resume(recipe: &[&str], rounds: u32) {
     let temporary = tempfile::tempdir().unwrap();
     let path = |name: &str| -> PathBuf { temporary.path().join(name) };
     let whole = path("whole");
     let started = Instant::now();
-    finish(run(&fresh(&whole, "2")));
+    finish(run(&fresh(recipe, &whole, "2")));
     let took = started.elapsed();
 
     let single = path("single");
-    finish(run(&fresh(&single, "1")));
+    finish(run(&fresh(recipe, &single, "1")));
     assert!(
         model(&whole) == model(&single),
         "one thread gives other bytes than two"
     );
 
-    for round in 0..6 {
+    for round in 0..rounds {
         let folder = path(&format!("killed-{round}"));
         let mut kills = 0;
-        let mut child = run(&fresh(&folder, "2"));
+        let mut child = run(&fresh(recipe, &folder, "2"));
         loop {
             // From the first milliseconds to beyond the end.
             let share = f64::from((round * 7 + kills * 3) % 11 + 1) / 11.0;
@@ -101,7 +124,7 @@ fn killed_at_any_moment_and_resumed_it_ends_the_same() {
             child.kill().unwrap();
             child.wait().unwrap();
             kills += 1;
-            let mut args = fresh(&folder, "2");
+            let mut args = fresh(recipe, &folder, "2");
             let out = args.iter().position(|arg| arg == "--out").unwrap();
             args[out] = "--resume".into();
             std::fs::create_dir_all(&folder).unwrap();
@@ -127,7 +150,7 @@ fn killed_at_any_moment_and_resumed_it_ends_the_same() {
 fn resuming_a_finished_run_changes_nothing() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join("run");
-    finish(run(&fresh(&folder, "2")));
+    finish(run(&fresh(DENSE, &folder, "2")));
     let (before, lines) = (model(&folder), log(&folder));
     let folder_name = folder.display().to_string();
     finish(start(&["--resume", &folder_name]));
