@@ -153,6 +153,20 @@ mod tests {
     }
 
     #[test]
+    fn endless_runs_have_schedules() {
+        for name in choices("schedule.name") {
+            let schedule = ScheduleRecipe {
+                warmup: Some(0.5),
+                ..ScheduleRecipe::named(name)
+            };
+            let schedule = schedule.build(100, i64::MAX as u64);
+            for step in [0, 1, 1 << 40, u64::MAX] {
+                assert!(schedule.factor(step).is_finite(), "{name}, step {step}");
+            }
+        }
+    }
+
+    #[test]
     fn schedules_count_steps_over_all_epochs() {
         let cosine = ScheduleRecipe {
             warmup: Some(0.1),
