@@ -191,24 +191,45 @@ pub enum KernelSpec {
     },
 }
 
+/// Indices that must lie below a size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexCheck {
+    /// The operand that holds them.
+    pub operand: usize,
+    /// How they are laid out there.
+    pub layout: Layout,
+    /// What they must stay below.
+    pub size: usize,
+    /// One more number that is allowed.
+    pub besides: Option<i64>,
+}
+
 impl KernelSpec {
-    /// If the kernel fails on indices out of range: which operand holds them, how it is laid out,
-    /// and the size that they must stay below.
-    pub fn checks(&self) -> Option<(usize, Layout, usize)> {
-        match self {
+    /// What the kernel checks of its operands while it runs; if that fails, so does the kernel.
+    pub fn checks(&self) -> Option<IndexCheck> {
+        let (operand, layout, size, besides) = match self {
             KernelSpec::Gather { axis, x, index } => {
-                Some((1, index.layout.clone(), x.layout.shape[*axis]))
+                (1, index.layout.clone(), x.layout.shape[*axis], None)
             }
             KernelSpec::ScatterAdd { axis, index, y, .. } => {
-                Some((0, index.layout.clone(), y[*axis]))
+                (0, index.layout.clone(), y[*axis], None)
             }
             KernelSpec::Fast {
-                op: Fast::CrossEntropy { .. } | Fast::CrossEntropyGrad { .. },
+                op: Fast::CrossEntropy { ignore_index } | Fast::CrossEntropyGrad { ignore_index },
                 inputs,
                 ..
-            } => Some((1, Layout::contiguous(inputs[1].clone()), inputs[0][1])),
-            _ => None,
-        }
+            } => {
+                let layout = Layout::contiguous(inputs[1].clone());
+                (1, layout, inputs[0][1], Some(*ignore_index))
+            }
+            _ => return None,
+        };
+        Some(IndexCheck {
+            operand,
+            layout,
+            size,
+            besides,
+        })
     }
 }
 

@@ -7,17 +7,22 @@ use crate::plan::{Graph, Place, Plan, Store, plan_for};
 use crate::shape::Layout;
 use crate::tape::{Key, Scalar, Slots};
 use crate::tensor::Tensor;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// One evaluation at a time: they share the pool, and the marks on the nodes.
 static EVALUATING: Mutex<()> = Mutex::new(());
+
+/// Waits until no evaluation is going on; none begins while the guard lives.
+pub(crate) fn pause() -> MutexGuard<'static, ()> {
+    EVALUATING.lock().unwrap_or_else(|e| e.into_inner())
+}
 
 /// Computes all of `roots`, and what belongs to them, in one plan.
 pub(crate) fn eval(roots: &[Tensor]) -> Result<()> {
     if roots.iter().all(Tensor::is_evaluated) {
         return Ok(());
     }
-    let guard = EVALUATING.lock().unwrap_or_else(|e| e.into_inner());
+    let guard = pause();
     let graph = Graph::collect(roots);
     let plan = plan_for(&graph);
     let garbage = run(&graph, &plan)?;
@@ -45,7 +50,11 @@ fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
         })
         .collect();
     let leaf = |i: u32| leaves[i as usize].as_ref().expect("a leaf has a value");
-    let leaf_offset = |i: u32| leaf(i).layout.offset * graph.nodes[i as usize].dtype().size();
+    // Where a leaf's lowest element lies, in bytes.
+    let leaf_offset = |i: u32| {
+        let layout = &leaf(i).layout;
+        (layout.offset - layout.below()) * graph.nodes[i as usize].dtype().size()
+    };
     let stores: Vec<Kept> = plan
         .stores
         .iter()
@@ -131,4 +140,23 @@ fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
         }
     }
     Ok((forgotten, taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Tensor, value_and_grad};
+
+    #[test]
+    fn parameters_are_updated_in_place() {
+        let mut w = Tensor::from_vec(vec![1f64, 2., 3.], [3]);
+        let place = |w: &Tensor| w.value().unwrap().storage.as_ptr();
+        let before = place(&w);
+        for _ in 0..4 {
+            let (_, grads) = value_and_grad(&w, |w| w.square().sum(..));
+            w = &w - grads.into_iter().next().unwrap().1 * 0.25;
+            w.eval();
+            assert_eq!(place(&w), before);
+        }
+        assert_eq!(w.to_vec::<f64>(), [0.0625, 0.125, 0.1875]);
+    }
 }

@@ -8,7 +8,7 @@ use crate::shape::Shape;
 use crate::tape::{Binary, Unary};
 use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The cotangents of a node's inputs; `None` where no gradient flows.
@@ -373,6 +373,8 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     let open = |node: &Node| {
         let recorded = match (&node.scope, &scope) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            // Made on another thread in the meantime.
+            (None, Some(now)) => node.id >= now.first,
             _ => false,
         };
         recorded && node.id >= since && !matches!(node.prim, Prim::StopGradient)
@@ -397,6 +399,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     }
 
     // Which of them lead to a target.
+    let wanted: HashSet<u64> = targets.iter().map(|t| t.0.id).collect();
     let mut visits: Vec<Visit> = Vec::with_capacity(nodes.len());
     for tensor in nodes {
         let inputs: SmallVec<[u32; 3]> = match open(&tensor.0) {
@@ -409,8 +412,8 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
                 .collect(),
             false => SmallVec::new(),
         };
-        let leads = targets.iter().any(|t| t.same(&tensor))
-            || inputs.iter().any(|&i| visits[i as usize].leads);
+        let leads =
+            wanted.contains(&tensor.0.id) || inputs.iter().any(|&i| visits[i as usize].leads);
         visits.push(Visit {
             tensor,
             inputs,
@@ -587,6 +590,15 @@ pub fn value_and_grad<M: Module>(module: &M, f: impl FnOnce(&M) -> Tensor) -> (T
             params.push(entry.tensor);
         }
     });
+    let mut seen: HashMap<u64, usize> = HashMap::new();
+    for (i, p) in params.iter().enumerate() {
+        if let Some(j) = seen.insert(p.0.id, i) {
+            panic!(
+                "value_and_grad: the parameters {} and {} are one tensor; make them two, or freeze one",
+                names[j], names[i]
+            );
+        }
+    }
     let outermost = current_scope().is_none();
     let (loss, grads) = record(|| {
         let loss = f(module);
@@ -700,7 +712,11 @@ pub fn jvp(x: &Tensor, v: &Tensor, f: impl FnOnce(&Tensor) -> Tensor) -> (Tensor
         // The reverse derivative is linear in its cotangent `u`; its own derivative is the jvp.
         let u = alias(&y.zeros_like());
         let back = sweep(&[(&y, u.clone())], &[&x], 0).remove(0);
-        let dy = back.and_then(|back| sweep(&[(&back, v.clone())], &[&u], 0).remove(0));
+        let dy = back.map(|back| {
+            let dy = sweep(&[(&back, v.clone())], &[&u], 0).remove(0);
+            // A flat function: its gradient does not even depend on the cotangent.
+            dy.unwrap_or_else(|| y.zeros_like())
+        });
         (y, dy)
     });
     match dy {

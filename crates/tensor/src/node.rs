@@ -7,7 +7,7 @@ use crate::shape::{Layout, Shape};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The inputs of a node.
@@ -24,9 +24,15 @@ pub(crate) struct Node {
     pub scope: Option<Arc<Scope>>,
     /// The checkpointed stretch of the forward pass that the node belongs to.
     pub segment: Option<Arc<Segment>>,
-    /// Scratch of the evaluator: `epoch << 32 | index`.
-    pub mark: AtomicU64,
+    pub mark: Mark,
     state: Mutex<State>,
+}
+
+/// Scratch of the evaluator, under its lock: the place of the node in the graph of an epoch.
+#[derive(Default)]
+pub(crate) struct Mark {
+    pub epoch: AtomicU64,
+    pub index: AtomicUsize,
 }
 
 /// The part of a node that evaluation changes.
@@ -53,8 +59,9 @@ pub(crate) struct Group(pub Vec<Weak<Node>>);
 pub(crate) struct Segment(#[expect(dead_code, reason = "gives the segment an address")] u8);
 
 /// One run of [`record`].
-#[derive(Default)]
 pub(crate) struct Scope {
+    /// The first id that a node of the recording may have.
+    pub first: u64,
     finished: AtomicBool,
     /// Nodes that got their value while the scope lasted and therefore still hold their inputs.
     evaluated: Mutex<Vec<Weak<Node>>>,
@@ -116,9 +123,13 @@ impl Node {
             prim,
             shape,
             dtype,
-            scope: SCOPE.with_borrow(Option::clone),
+            // What another thread makes of a recording's nodes belongs to the recording.
+            scope: SCOPE.with_borrow(Option::clone).or_else(|| {
+                let mut scopes = state.inputs.iter().filter_map(|t| t.0.scope.as_ref());
+                scopes.find(|s| !s.is_finished()).cloned()
+            }),
             segment: SEGMENT.with_borrow(Option::clone),
-            mark: AtomicU64::new(0),
+            mark: Mark::default(),
             state: Mutex::new(state),
         })
     }
@@ -185,11 +196,17 @@ impl<F: FnMut()> Drop for Restore<F> {
 /// assert_eq!(g.to_vec::<f32>(), [2., 4., 6.]);
 /// ```
 pub fn record<R>(f: impl FnOnce() -> R) -> R {
+    // Whoever has said otherwise has the last word.
+    let training = TRAINING.get().unwrap_or(true);
     let outer = SCOPE.with_borrow(Option::clone);
     if outer.is_some() {
-        return with_training(true, f);
+        return with_training(training, f);
     }
-    let scope = Arc::new(Scope::default());
+    let scope = Arc::new(Scope {
+        first: next_id(),
+        finished: AtomicBool::new(false),
+        evaluated: Mutex::default(),
+    });
     SCOPE.set(Some(scope.clone()));
     let _restore = Restore(|| {
         SCOPE.set(None);
@@ -201,7 +218,7 @@ pub fn record<R>(f: impl FnOnce() -> R) -> R {
             drop(inputs);
         }
     });
-    with_training(true, f)
+    with_training(training, f)
 }
 
 /// Whether layers behave as in training: a gradient is being recorded, or

@@ -19,8 +19,17 @@ pub struct Shape(SmallVec<[usize; 6]>);
 
 impl Shape {
     /// The number of elements (1 for a scalar, 0 if any size is 0).
+    ///
+    /// # Panics
+    /// If there are more than can be counted.
+    #[track_caller]
     pub fn numel(&self) -> usize {
-        self.iter().product()
+        let product = self.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+        match product.filter(|&n| n <= isize::MAX as usize) {
+            Some(n) => n,
+            None if self.contains(&0) => 0,
+            None => panic!("a tensor of shape {self} has too many elements"),
+        }
     }
 
     /// Row-major strides, in elements.
@@ -29,7 +38,7 @@ impl Shape {
         let mut step = 1isize;
         for (stride, &size) in strides.iter_mut().zip(self.iter()).rev() {
             *stride = step;
-            step *= size.max(1) as isize;
+            step = step.wrapping_mul(size.max(1) as isize);
         }
         strides
     }
@@ -157,6 +166,15 @@ impl Layout {
     /// The number of elements.
     pub fn numel(&self) -> usize {
         self.shape.numel()
+    }
+
+    /// How many elements the first one lies above the lowest one: strides may be negative.
+    pub fn below(&self) -> usize {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        let reach = |(&size, &stride): (&usize, &isize)| (size - 1) * (-stride).max(0) as usize;
+        self.shape.iter().zip(&self.strides).map(reach).sum()
     }
 
     /// The dimensions reordered.

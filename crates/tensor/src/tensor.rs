@@ -183,9 +183,13 @@ impl Tensor {
 pub struct WeakTensor(Weak<Node>);
 
 impl WeakTensor {
-    /// The tensor, while something else still holds it.
+    /// The tensor, while something else still holds it and its memory.
     pub fn upgrade(&self) -> Option<Tensor> {
-        self.0.upgrade().map(Tensor)
+        // An evaluation relies on nobody taking hold of what it may overwrite.
+        let _pause = eval::pause();
+        let tensor = Tensor(self.0.upgrade()?);
+        let overwritten = matches!(tensor.0.prim, Prim::Data) && tensor.0.state().value.is_none();
+        (!overwritten).then_some(tensor)
     }
 }
 

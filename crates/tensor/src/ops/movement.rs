@@ -198,11 +198,8 @@ impl Tensor {
     #[track_caller]
     pub fn narrow(&self, axis: isize, start: usize, len: usize) -> Tensor {
         let size = self.dim(axis);
-        if start + len > size {
-            panic!(
-                "narrow: {start}..{} lies outside an axis of size {size}",
-                start + len
-            );
+        if start > size || len > size - start {
+            panic!("narrow: {len} elements from {start} lie outside an axis of size {size}");
         }
         self.slice(axis, start as isize, (start + len) as isize, 1)
     }

@@ -33,7 +33,7 @@ pub(crate) struct Entry {
 
 /// A node that has a value already.
 pub(crate) struct Leaf {
-    /// The value's layout with offset 0; the offset is given at run time.
+    /// The value's layout, counted from its lowest element; where that lies is given at run time.
     pub layout: Layout,
     /// Nobody but this graph holds the memory: it may be overwritten.
     pub expendable: bool,
@@ -75,7 +75,7 @@ impl Graph {
             let state = tensor.0.state();
             let leaf = state.value.as_ref().map(|v| Leaf {
                 layout: Layout {
-                    offset: 0,
+                    offset: v.layout.below(),
                     ..v.layout.clone()
                 },
                 expendable: Arc::strong_count(&v.storage) == 1 && v.layout.is_contiguous(),
@@ -136,13 +136,17 @@ impl Graph {
             }
         }
         // A node that will still remember its inputs must find them unharmed.
-        for i in 0..found.len() {
-            if found[i].leaf.is_none() && remembers(&found[i].tensor.0) {
-                for k in 0..found[i].inputs.len() {
-                    let input = found[i].inputs[k] as usize;
-                    if let Some(leaf) = &mut found[input].leaf {
-                        leaf.expendable = false;
-                    }
+        // So must those that get no value, and are computed again when it asks for them.
+        let mut lasting = vec![false; found.len()];
+        for i in (0..found.len()).rev() {
+            if found[i].leaf.is_some() || !(lasting[i] || remembers(&found[i].tensor.0)) {
+                continue;
+            }
+            for k in 0..found[i].inputs.len() {
+                let input = found[i].inputs[k] as usize;
+                lasting[input] = !found[input].output;
+                if let Some(leaf) = &mut found[input].leaf {
+                    leaf.expendable = false;
                 }
             }
         }
@@ -168,6 +172,7 @@ impl Graph {
         let mut state = Hasher::new();
         for e in &self.nodes {
             let h = &mut |v: u64| state.add(v);
+            h(e.shape().len() as u64);
             match &e.leaf {
                 Some(leaf) => {
                     h(0x1eaf << 8 | leaf.expendable as u64);
@@ -177,7 +182,6 @@ impl Graph {
             }
             h((e.inputs.len() as u64) << 32 | (e.dtype() as u64) << 8 | e.output as u64);
             e.inputs.iter().for_each(|&i| h(i as u64));
-            h(e.shape().len() as u64);
             e.shape().iter().for_each(|&s| h(s as u64));
         }
         state.finish()
@@ -190,15 +194,13 @@ fn remembers(node: &Node) -> bool {
 }
 
 fn index_of(node: &Node, epoch: u64) -> Option<usize> {
-    let mark = node.mark.load(Ordering::Relaxed);
-    (mark >> 32 == epoch & 0xffff_ffff).then_some((mark & 0xffff_ffff) as usize)
+    let marked = node.mark.epoch.load(Ordering::Relaxed) == epoch;
+    marked.then(|| node.mark.index.load(Ordering::Relaxed))
 }
 
 fn set_index(node: &Node, epoch: u64, index: usize) {
-    node.mark.store(
-        (epoch & 0xffff_ffff) << 32 | index as u64,
-        Ordering::Relaxed,
-    );
+    node.mark.epoch.store(epoch, Ordering::Relaxed);
+    node.mark.index.store(index, Ordering::Relaxed);
 }
 
 /// Two lanes of multiply-and-fold (as in wyhash), 64 bits each.

@@ -22,9 +22,30 @@ pub(super) type ValueId = u32;
 pub(super) struct Lowered {
     pub kernels: Vec<Lower>,
     /// Bytes of each value that gets memory, by id.
-    pub sizes: HashMap<ValueId, usize>,
+    pub sizes: HashMap<ValueId, Size>,
     /// Node, the value it lies in, its layout there.
     pub outputs: Vec<(u32, ValueId, Layout)>,
+}
+
+/// The memory that a value needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Size {
+    pub numel: usize,
+    /// Bytes of an element.
+    pub element: usize,
+}
+
+impl Size {
+    pub fn of(shape: &Shape, dtype: DType) -> Size {
+        Size {
+            numel: shape.numel(),
+            element: dtype.size(),
+        }
+    }
+
+    pub fn bytes(self) -> usize {
+        self.numel * self.element
+    }
 }
 
 /// One kernel over values.
@@ -477,14 +498,14 @@ impl Lowering<'_> {
 
     // ---- pass 3: kernels
 
-    fn scratch(&mut self, bytes: usize) -> ValueId {
+    fn scratch(&mut self, size: Size) -> ValueId {
         self.next_value += 1;
-        self.out.sizes.insert(self.next_value - 1, bytes);
+        self.out.sizes.insert(self.next_value - 1, size);
         self.next_value - 1
     }
 
-    fn bytes(&self, i: usize) -> usize {
-        self.graph.nodes[i].shape().numel() * self.graph.nodes[i].dtype().size()
+    fn size(&self, i: usize) -> Size {
+        Size::of(self.graph.nodes[i].shape(), self.graph.nodes[i].dtype())
     }
 
     fn push(&mut self, spec: KernelSpec, reads: &[ValueId], writes: &[ValueId]) {
@@ -517,7 +538,7 @@ impl Lowering<'_> {
         };
         let node = &self.graph.nodes[i];
         let (dtype, numel) = (node.dtype(), node.shape().numel());
-        let value = self.scratch(self.bytes(i));
+        let value = self.scratch(self.size(i));
         self.push_fill(dtype, numel, slot, value);
         value
     }
@@ -547,7 +568,7 @@ impl Lowering<'_> {
         if x.layout.is_contiguous() && x.layout.offset == 0 {
             return value;
         }
-        let copy = self.scratch(x.layout.numel() * x.dtype.size());
+        let copy = self.scratch(Size::of(&x.layout.shape, x.dtype));
         let y = Layout::contiguous(x.layout.shape.clone());
         self.push(KernelSpec::Copy { x, y }, &[value], &[copy]);
         copy
@@ -556,8 +577,8 @@ impl Lowering<'_> {
     fn emit(&mut self) {
         for i in 0..self.graph.nodes.len() {
             if self.stored[i] {
-                let bytes = self.bytes(i);
-                self.out.sizes.insert(i as u32, bytes);
+                let size = self.size(i);
+                self.out.sizes.insert(i as u32, size);
             }
         }
         let mut order: Vec<(u32, usize)> = Vec::new();
@@ -691,7 +712,7 @@ impl Lowering<'_> {
         let result = if self.stored[i] {
             i as u32
         } else {
-            self.scratch(self.bytes(i))
+            self.scratch(self.size(i))
         };
         let dtype = node.dtype();
         let inputs = node.inputs.clone();

@@ -2,7 +2,7 @@
 //! same time; outputs in memory of their own, or in that of a leaf that nobody else holds.
 
 use super::graph::Graph;
-use super::lower::{Lower, Lowered, ValueId};
+use super::lower::{Lower, Lowered, Size, ValueId};
 use super::{Place, Plan, Step, Store};
 use crate::engine::{Kernel, KernelSpec};
 use std::collections::{HashMap, HashSet};
@@ -59,7 +59,7 @@ pub(super) fn place(
     for (s, kernel) in kernels.into_iter().enumerate() {
         placer.place_writes(s, &kernel);
         let place = |v: &ValueId| placer.place_of(*v);
-        let needless = kernel.is_copy && place(&kernel.reads[0]) == place(&kernel.writes[0]);
+        let needless = kernel.is_copy && placer.same_memory(kernel.reads[0], kernel.writes[0]);
         if !needless {
             let args = kernel
                 .reads
@@ -98,8 +98,8 @@ fn last_check(kernels: &[Lower]) -> Option<usize> {
     let mut seen = Vec::new();
     let mut last = None;
     for (s, kernel) in kernels.iter().enumerate() {
-        if let Some((operand, layout, size)) = kernel.spec.checks() {
-            let check = (kernel.reads[operand], layout, size);
+        if let Some(check) = kernel.spec.checks() {
+            let check = (kernel.reads[check.operand], check);
             if !seen.contains(&check) {
                 seen.push(check);
                 last = Some(s);
@@ -113,7 +113,7 @@ struct Placer<'a> {
     /// Up to here an error may end the run, and must find every leaf unharmed.
     last_check: Option<usize>,
     graph: &'a Graph,
-    sizes: &'a HashMap<ValueId, usize>,
+    sizes: &'a HashMap<ValueId, Size>,
     lives: &'a HashMap<ValueId, Life>,
     /// Values that outlive the run.
     kept: HashSet<ValueId>,
@@ -142,6 +142,18 @@ impl Placer<'_> {
         Place::Leaf(v)
     }
 
+    /// Whether two values lie in the same place.
+    fn same_memory(&self, v: ValueId, w: ValueId) -> bool {
+        let place = |v| match self.place_of(v) {
+            Place::Store(i) => match self.stores[i as usize] {
+                Store::TakeOver(leaf) => Place::Leaf(leaf),
+                Store::New(_) => Place::Store(i),
+            },
+            other => other,
+        };
+        place(v) == place(w)
+    }
+
     /// Gives an empty place to a value that has none.
     fn place_empty(&mut self, v: ValueId) {
         self.places.entry(v).or_insert_with(|| {
@@ -157,19 +169,19 @@ impl Placer<'_> {
             if self.lives[&v].first != s || self.places.contains_key(&v) {
                 continue;
             }
-            let bytes = self.sizes[&v];
+            let size = self.sizes[&v];
             // An anchor writes its raw result before the epilogue has read its inputs.
             let raw = w == 0 && !matches!(k.spec, KernelSpec::Map(_) | KernelSpec::Copy { .. });
             let shared = match raw {
-                true => self.share_with_epilogue(s, k, v, bytes),
-                false => self.take_over(s, k, v, bytes),
+                true => self.share_with_epilogue(s, k, v, size),
+                false => self.take_over(s, k, v, size),
             };
             let place = shared.unwrap_or_else(|| {
                 if self.kept.contains(&v) {
-                    self.stores.push(Store::New(bytes));
+                    self.stores.push(Store::New(size.bytes()));
                     Place::Store(self.stores.len() as u32 - 1)
                 } else {
-                    let at = self.arena.alloc(bytes);
+                    let at = self.arena.alloc(size.bytes());
                     self.holders.insert(at, 1);
                     Place::Arena(at)
                 }
@@ -178,8 +190,9 @@ impl Placer<'_> {
         }
     }
 
-    /// The memory of a value that is read in step for the last time here.
-    fn take_over(&mut self, s: usize, k: &Lower, v: ValueId, bytes: usize) -> Option<Place> {
+    /// The memory of a value that is read in step for the last time here. Elements must be of one
+    /// size, or writing one would overwrite others that are still to be read.
+    fn take_over(&mut self, s: usize, k: &Lower, v: ValueId, size: Size) -> Option<Place> {
         let kept = self.kept.contains(&v);
         for (j, &r) in k.reads.iter().enumerate() {
             let here = k
@@ -187,21 +200,23 @@ impl Placer<'_> {
                 .iter()
                 .zip(&k.in_step)
                 .all(|(&q, &in_step)| q != r || in_step);
-            if !k.in_step[j] || !here || self.lives[&r].last != s || self.gone.contains(&r) {
+            let last = self.lives[&r].last == s && !self.gone.contains(&r);
+            // An output may be a view of what is read.
+            if !k.in_step[j] || !here || !last || self.kept.contains(&r) {
                 continue;
             }
             let place = if self.is_leaf(r) {
                 let e = &self.graph.nodes[r as usize];
                 let expendable = e.leaf.as_ref().is_some_and(|l| l.expendable);
                 let safe = self.last_check.is_none_or(|last| s > last);
-                let fits = e.shape().numel() * e.dtype().size() == bytes;
+                let fits = Size::of(e.shape(), e.dtype()) == size;
                 if !kept || !expendable || !safe || !fits {
                     continue;
                 }
                 self.stores.push(Store::TakeOver(r));
                 Place::Store(self.stores.len() as u32 - 1)
             } else {
-                if kept || self.kept.contains(&r) || self.sizes[&r] != bytes {
+                if kept || self.sizes[&r] != size {
                     continue;
                 }
                 self.places[&r]
@@ -219,7 +234,7 @@ impl Placer<'_> {
         s: usize,
         k: &Lower,
         v: ValueId,
-        bytes: usize,
+        size: Size,
     ) -> Option<Place> {
         let life = self.lives[&v];
         if self.kept.contains(&v) || life.last != s || k.writes.len() < 2 {
@@ -232,7 +247,8 @@ impl Placer<'_> {
                 Place::Arena(_) => !k.reads.iter().any(|r| self.places.get(r) == Some(&place)),
                 Place::Leaf(_) => false,
             };
-            (fresh && self.sizes[w] == bytes && self.lives[w].first == s).then_some(place)
+            (fresh && self.sizes[w].bytes() == size.bytes() && self.lives[w].first == s)
+                .then_some(place)
         })?;
         if let Place::Arena(at) = place {
             *self
@@ -255,7 +271,7 @@ impl Placer<'_> {
                     .expect("a placed value has holders");
                 *holders -= 1;
                 if *holders == 0 {
-                    self.arena.free(at, self.sizes[&v]);
+                    self.arena.free(at, self.sizes[&v].bytes());
                 }
             }
         }

@@ -88,13 +88,33 @@ pub(crate) enum Place {
     Store(u32),
 }
 
-/// Plans kept; beyond this many the least recently used half goes.
-const CACHE_CAP: usize = 1024;
+/// Kernels that cached plans have together (some 2 KiB each); beyond this many the least recently
+/// used half of the plans goes.
+const CACHE_CAP: usize = 1 << 16;
+
+/// A graph's hash and number of nodes.
+type PlanKey = (u128, usize);
 
 #[derive(Default)]
 struct Cache {
-    plans: HashMap<u128, (u64, Arc<Plan>)>,
+    plans: HashMap<PlanKey, (u64, Arc<Plan>)>,
+    steps: usize,
     clock: u64,
+}
+
+impl Cache {
+    fn insert(&mut self, key: PlanKey, plan: Arc<Plan>) {
+        self.steps += plan.steps.len() + 1;
+        self.plans.insert(key, (self.clock, plan));
+        if self.steps > CACHE_CAP {
+            let mut ages: Vec<u64> = self.plans.values().map(|(used, _)| *used).collect();
+            ages.sort_unstable();
+            let median = ages[ages.len() / 2];
+            self.plans.retain(|_, (used, _)| *used > median);
+            let kept = self.plans.values().map(|(_, plan)| plan.steps.len() + 1);
+            self.steps = kept.sum();
+        }
+    }
 }
 
 static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
@@ -102,7 +122,8 @@ static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
 /// The plan for a graph: from the cache, or made now.
 pub(crate) fn plan_for(graph: &Graph) -> Arc<Plan> {
     let options = options();
-    let key = graph.hash ^ ((options.fusion as u128) << 1 | options.fast as u128);
+    let hash = graph.hash ^ ((options.fusion as u128) << 1 | options.fast as u128);
+    let key = (hash, graph.nodes.len());
     let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
     cache.clock += 1;
     let clock = cache.clock;
@@ -112,12 +133,6 @@ pub(crate) fn plan_for(graph: &Graph) -> Arc<Plan> {
     }
     let lowered = lower::lower(graph, options.fusion);
     let plan = Arc::new(memory::place(graph, lowered, |spec| engine().compile(spec)));
-    if cache.plans.len() >= CACHE_CAP {
-        let mut ages: Vec<u64> = cache.plans.values().map(|(used, _)| *used).collect();
-        ages.sort_unstable();
-        let median = ages[ages.len() / 2];
-        cache.plans.retain(|_, (used, _)| *used > median);
-    }
-    cache.plans.insert(key, (clock, plan.clone()));
+    cache.insert(key, plan.clone());
     plan
 }
