@@ -276,7 +276,7 @@ fn a_failed_step_leaves_everything_as_it_was() {
     let step = |m: &mut Model, optimizer: &mut AdamW, index: i64| {
         let (_, grads) = fornax_tensor::value_and_grad(m, |m| {
             let rows = m.1.index_select(0, &Tensor::from_slice(&[index], [1]));
-            (rows.matmul(&*m.0)).square().sum(..)
+            (rows.matmul(&m.0)).square().sum(..)
         });
         optimizer.step(m, grads)
     };
