@@ -73,7 +73,7 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
             let about = |name: &str| match name {
                 "mlp" => "multilayer perceptron: layers, neurons, activation, dropout, batch norm",
                 "cnn" => "blocks of 3x3 convolutions and pooling, then dense layers",
-                "lenet" => "LeNet-5 after LeCun et al. 1998",
+                "lenet" => "two 3x3 convolutions (32, 64), each with max-pooling, then dense 128; ReLU",
                 _ => "",
             };
             let names = choices("model.name").into_iter();
@@ -108,6 +108,11 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
                 let mut about = format!("{}; {}", key.help, key.kind.expected());
                 if !key.default.is_empty() {
                     about += &format!("; default {}", key.default);
+                }
+                if let Some((_, defaults)) = key.otherwise {
+                    let each = defaults.iter();
+                    let each = each.map(|(word, default)| format!("{default} with {word}"));
+                    about += &format!(", but {}", each.collect::<Vec<_>>().join(", "));
                 }
                 if let Some((path, words)) = key.only {
                     about += &format!("; with {path} = {}", words.join(", "));

@@ -11,7 +11,7 @@ use std::ops::Range;
 /// One random change to an image. Several are applied in the order given,
 /// before the scaling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Augment {
     /// Shifts the image by up to `padding` pixels each way (torchvision's
     /// `RandomCrop(size, padding)`): the border is padded with `fill` and a

@@ -22,7 +22,7 @@ pub struct ImageForm {
 
 /// Grey or coloured pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Colour {
     /// One channel.
     Grey,

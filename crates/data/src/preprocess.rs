@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 ///
 /// Images are scaled by channel, rows of a table by feature.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Scaling {
     /// As they are.
     None,
@@ -287,7 +287,7 @@ fn fit_fill(train: &dyn Dataset) -> Result<Vec<f32>> {
     for (column, span) in table.spans() {
         if counts[span.start] == 0 {
             return Err(Error::Mismatch(format!(
-                "the column \"{}\" of \"{}\" has no value in the training part to fill missing ones with; drop it",
+                "the column \"{}\" of \"{}\" has no value in the training part to fill missing ones with; list it in data.ignore",
                 column.name, schema.name
             )));
         }

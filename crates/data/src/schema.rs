@@ -18,7 +18,7 @@ pub struct Schema {
 
 /// The features of one sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Input {
     /// A picture, `[channels, height, width]`, values from 0 to 1.
     Image {
@@ -40,7 +40,7 @@ pub enum Input {
 
 /// What is to be predicted for each sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TargetKind {
     /// One of several classes; class `i` has the name `names[i]`.
     Classes {
@@ -99,14 +99,6 @@ impl Schema {
         match shape.split_first() {
             None => (1, 1),
             Some((first, rest)) => (*first, rest.iter().product()),
-        }
-    }
-
-    /// The name of feature `i`, for messages: a column's name, or its number from 1.
-    pub fn feature_name(&self, i: usize) -> String {
-        match &self.input {
-            Input::Table(table) => table.feature_name(i),
-            _ => format!("{}", i + 1),
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct Column {
 
 /// What the cells of a column are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum ColumnKind {
     /// Numbers: one feature.
     Number,
@@ -53,7 +53,7 @@ pub enum ColumnKind {
 
 /// What to do about missing values in the features. A missing target is always an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// Refuse the file, saying where the first one is.
     #[default]
@@ -99,11 +99,11 @@ fn number(text: &str) -> Result<f32, (String, String)> {
         Ok(x) if (x as f32).is_finite() => Ok(x as f32),
         Ok(_) => Err((
             format!("{text} is not a finite number in 32 bits"),
-            "correct it, or leave the cell empty and choose how missing values are filled".into(),
+            "correct it, or leave the cell empty and set data.missing to fill it".into(),
         )),
         Err(_) => Err((
             format!("\"{text}\" is not a number, but the column holds numbers"),
-            "correct it, declare the column categorical, or list the text among the markers of missing values"
+            "correct it, list the column in data.categorical, or the text in data.missing_markers"
                 .into(),
         )),
     }
@@ -133,20 +133,6 @@ impl TableSchema {
             start = span.end;
             (column, span)
         })
-    }
-
-    /// The name of feature `i`: its column's, with the category of a one-hot feature (`colour=red`).
-    pub fn feature_name(&self, i: usize) -> String {
-        let found = self.spans().find(|(_, span)| span.contains(&i));
-        match found {
-            None => format!("{i}"),
-            Some((column, span)) => match &column.kind {
-                ColumnKind::Number => column.name.clone(),
-                ColumnKind::Categories(names) => {
-                    format!("{}={}", column.name, names[i - span.start])
-                }
-            },
-        }
     }
 
     fn is_missing(&self, cell: &str) -> bool {
@@ -232,6 +218,15 @@ impl TableSchema {
                 None => {
                     first_width = cells.len();
                     let named = self.by_name(cells);
+                    if named.is_some()
+                        && let Some(name) = csv::duplicate(cells)
+                    {
+                        return bad(
+                            format!("line {line}"),
+                            format!("several columns are called \"{name}\""),
+                            "give each column a name of its own".into(),
+                        );
+                    }
                     let is_header = named.is_some();
                     let mut chosen = named.unwrap_or_default();
                     if !is_header
@@ -301,7 +296,7 @@ impl TableSchema {
             if cell.is_none() && self.missing == Missing::Error {
                 return Err(fail((
                     "the value is missing".into(),
-                    "the model was trained without a rule to fill missing values; give one".into(),
+                    "give one; to fill them, train with data.missing = \"mean\"".into(),
                 )));
             }
             column.encode(cell, &mut row[span]).map_err(fail)?;

@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::schema::{Input, Schema, TargetKind};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// How to read a CSV file. The defaults suit most files: the header and the
 /// kinds of the columns are found out, the last column is the target, and a
-/// missing value is an error.
+/// missing value is an error. A recipe's `[data]` has the same keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct CsvOptions {
     /// Whether the first line holds the columns' names.
     pub header: HeaderRow,
@@ -29,7 +29,7 @@ pub struct CsvOptions {
     /// is text, or has at most 20 different values that are all whole numbers.
     pub task: Option<Task>,
     /// Columns to leave out, such as row numbers and names.
-    pub drop: Vec<ColumnRef>,
+    pub ignore: Vec<ColumnRef>,
     /// Columns to take for categories although they look like numbers.
     pub categorical: Vec<ColumnRef>,
     /// Columns to take for numbers although most of their cells are text.
@@ -37,7 +37,7 @@ pub struct CsvOptions {
     /// What to do about missing values.
     pub missing: Missing,
     /// The texts that stand for a missing value, besides an empty cell.
-    pub markers: Vec<String>,
+    pub missing_markers: Vec<String>,
     /// More different texts than this in a feature column are refused: such a
     /// column is an identifier or free text, which one-hot cannot serve.
     pub max_categories: usize,
@@ -51,11 +51,11 @@ impl Default for CsvOptions {
             skip_lines: 0,
             target: None,
             task: None,
-            drop: Vec::new(),
+            ignore: Vec::new(),
             categorical: Vec::new(),
             numeric: Vec::new(),
             missing: Missing::Error,
-            markers: ["NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
+            missing_markers: ["NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
                 .map(String::from)
                 .to_vec(),
             max_categories: 100,
@@ -65,9 +65,10 @@ impl Default for CsvOptions {
 
 /// Whether a file's first line holds the columns' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum HeaderRow {
-    /// It does if it has no number in it and does not look like the lines below it.
+    /// It does if it has no number in it and does not look like the lines below it. Where that
+    /// cannot be told, the file is refused.
     #[default]
     Auto,
     /// It does.
@@ -100,7 +101,7 @@ impl From<i64> for ColumnRef {
 
 /// What kind of prediction a target asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Task {
     /// One of several classes.
     Classification,
@@ -196,7 +197,8 @@ pub fn parse_csv(path: &Path, bytes: Vec<u8>, options: &CsvOptions) -> Result<In
     let header = match options.header {
         HeaderRow::Yes => true,
         HeaderRow::No => false,
-        HeaderRow::Auto => decide_header(&first, &stats),
+        HeaderRow::Auto => decide_header(&first, &stats, |cell| is_missing(options, cell))
+            .map_err(|reason| unclear_header(path, first_line, &reason))?,
     };
     if !header {
         rows += 1;
@@ -209,14 +211,30 @@ pub fn parse_csv(path: &Path, bytes: Vec<u8>, options: &CsvOptions) -> Result<In
             path,
             "the file",
             "has no rows of data",
-            "give it at least one, or set header = \"no\" if the first line is data",
+            "give it at least one, or set data.header = \"no\" if the first line is data",
         ));
     }
     let names: Vec<String> = match header {
-        true => first,
+        true => first.clone(),
         false => (0..first.len()).map(|i| format!("c{i}")).collect(),
     };
-    let plan = infer(path, options, names, stats)?;
+    if let Some(name) = duplicate(&names) {
+        return Err(Error::format(
+            path,
+            format!("line {first_line}"),
+            format!("several columns are called \"{name}\""),
+            "give each column a name of its own",
+        ));
+    }
+    let plan = infer(path, options, names, &stats)?;
+    if options.header == HeaderRow::Auto
+        && !header
+        && matches!(plan.target_kind, ColumnKind::Categories(_))
+        && stats[plan.target].is_odd_one_out(&first[plan.target])
+    {
+        let reason = format!("no other line has the class \"{}\"", first[plan.target]);
+        return Err(unclear_header(path, first_line, &reason));
+    }
 
     // Second pass: encode.
     let table = TableSchema {
@@ -224,7 +242,7 @@ pub fn parse_csv(path: &Path, bytes: Vec<u8>, options: &CsvOptions) -> Result<In
         file_columns: plan.file_columns,
         missing: options.missing,
         markers: std::iter::once(String::new())
-            .chain(options.markers.iter().cloned())
+            .chain(options.missing_markers.iter().cloned())
             .collect(),
         delimiter,
     };
@@ -255,7 +273,7 @@ pub fn parse_csv(path: &Path, bytes: Vec<u8>, options: &CsvOptions) -> Result<In
             if cell.is_none() && options.missing == Missing::Error {
                 return Err(fail((
                     "the value is missing".into(),
-                    "fill it, or set missing = \"mean\" or \"most-frequent\"".into(),
+                    "fill it, or set data.missing = \"mean\" or \"most_frequent\"".into(),
                 )));
             }
             let start = features.len();
@@ -302,6 +320,22 @@ pub fn parse_csv(path: &Path, bytes: Vec<u8>, options: &CsvOptions) -> Result<In
     InMemory::new(schema, Features::Floats(features), targets)
 }
 
+fn unclear_header(path: &Path, line: u64, reason: &str) -> Error {
+    Error::format(
+        path,
+        format!("line {line}"),
+        format!("it may hold the columns' names or data: {reason}"),
+        "set data.header = \"yes\" or \"no\"",
+    )
+}
+
+/// The first name that occurs again.
+pub(super) fn duplicate<S: AsRef<str>>(names: &[S]) -> Option<&str> {
+    let mut seen = BTreeSet::new();
+    let mut names = names.iter().map(AsRef::as_ref);
+    names.find(|name| !seen.insert(*name))
+}
+
 /// The text of a CSV file, unpacked if it is gzipped.
 pub(super) fn content(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
     /// More than this from one gzipped file is taken for an attack.
@@ -322,7 +356,7 @@ pub(super) fn content(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
 }
 
 fn is_missing(options: &CsvOptions, cell: &str) -> bool {
-    cell.is_empty() || options.markers.iter().any(|m| m == cell)
+    cell.is_empty() || options.missing_markers.iter().any(|m| m == cell)
 }
 
 /// What follows the first `n` lines, and how many lines were really passed over.

@@ -2,7 +2,7 @@
 
 use super::{Column, ColumnKind, ColumnRef, CsvOptions, Task, number, some_of};
 use crate::error::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A whole-number target with at most this many different values is a class.
@@ -18,8 +18,8 @@ pub(super) struct Stats {
     all_whole: bool,
     /// The first cell that is text, with its line.
     first_text: Option<(u64, String)>,
-    /// The different cells, until there are too many to be categories.
-    distinct: BTreeSet<String>,
+    /// How often each different cell occurs, until there are too many to be categories.
+    distinct: BTreeMap<String, usize>,
     limit: usize,
 }
 
@@ -30,7 +30,7 @@ impl Stats {
             texts: 0,
             all_whole: true,
             first_text: None,
-            distinct: BTreeSet::new(),
+            distinct: BTreeMap::new(),
             limit: max_categories.max(MOST_CLASSES),
         }
     }
@@ -52,9 +52,16 @@ impl Stats {
                 }
             }
         }
-        if self.distinct.len() <= self.limit && !self.distinct.contains(cell) {
-            self.distinct.insert(cell.into());
+        if let Some(count) = self.distinct.get_mut(cell) {
+            *count += 1;
+        } else if self.distinct.len() <= self.limit {
+            self.distinct.insert(cell.into(), 1);
         }
+    }
+
+    /// Whether this cell occurs but once, in a column where others repeat.
+    pub(super) fn is_odd_one_out(&self, cell: &str) -> bool {
+        self.distinct.get(cell) == Some(&1) && self.distinct.values().any(|&count| count > 1)
     }
 
     fn mostly_numbers(&self) -> bool {
@@ -63,7 +70,7 @@ impl Stats {
 
     /// The different cells in order: of their values if all are numbers, else alphabetical.
     fn categories(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.distinct.iter().cloned().collect();
+        let mut names: Vec<String> = self.distinct.keys().cloned().collect();
         if self.texts == 0 {
             let value = |s: &String| s.parse::<f64>().unwrap_or(f64::NAN);
             names.sort_by(|a, b| value(a).total_cmp(&value(b)).then_with(|| a.cmp(b)));
@@ -74,14 +81,28 @@ impl Stats {
 
 /// Whether the first line is a header, judged by the statistics of the lines
 /// below it: it has no number in it, and either some column below is of
-/// numbers, or none of its cells occurs again.
-pub(super) fn decide_header(first: &[String], below: &[Stats]) -> bool {
-    if first.iter().any(|cell| cell.parse::<f64>().is_ok()) {
-        return false;
-    }
+/// numbers, or none of its cells occurs again. On failure says why it cannot be told.
+pub(super) fn decide_header(
+    first: &[String],
+    below: &[Stats],
+    is_missing: impl Fn(&str) -> bool,
+) -> Result<bool, String> {
     let columns = || first.iter().zip(below);
-    columns().any(|(cell, stats)| !cell.is_empty() && stats.mostly_numbers())
-        || columns().all(|(cell, stats)| !stats.distinct.contains(cell))
+    let is_number = |cell: &str| cell.parse::<f64>().is_ok();
+    if first.iter().any(|cell| !is_missing(cell) && is_number(cell)) {
+        let name = columns().find(|(cell, stats)| {
+            !is_missing(cell) && !is_number(cell) && stats.mostly_numbers()
+        });
+        return match name {
+            None => Ok(false),
+            Some((name, _)) => Err(format!(
+                "it has numbers, but also \"{name}\" above a column of numbers"
+            )),
+        };
+    }
+    let over_numbers = |(cell, stats): (&String, &Stats)| !cell.is_empty() && stats.mostly_numbers();
+    Ok(columns().any(over_numbers)
+        || columns().all(|(cell, stats)| !stats.distinct.contains_key(cell)))
 }
 
 /// What is to become of each column.
@@ -97,7 +118,7 @@ pub(super) fn infer(
     path: &Path,
     options: &CsvOptions,
     names: Vec<String>,
-    stats: Vec<Stats>,
+    stats: &[Stats],
 ) -> Result<Plan> {
     let find = |what: &str, column: &ColumnRef| find(path, &names, what, column);
     let find_all = |what: &str, columns: &[ColumnRef]| {
@@ -106,11 +127,11 @@ pub(super) fn infer(
             .map(|c| find(what, c))
             .collect::<Result<BTreeSet<_>>>()
     };
-    let dropped = find_all("drop", &options.drop)?;
-    let categorical = find_all("categorical", &options.categorical)?;
-    let numeric = find_all("numeric", &options.numeric)?;
+    let dropped = find_all("data.ignore", &options.ignore)?;
+    let categorical = find_all("data.categorical", &options.categorical)?;
+    let numeric = find_all("data.numeric", &options.numeric)?;
     let target = match &options.target {
-        Some(column) => find("target", column)?,
+        Some(column) => find("data.target", column)?,
         None => names.len() - 1,
     };
     let clash = |what: &str, i: usize| {
@@ -121,10 +142,10 @@ pub(super) fn infer(
         )))
     };
     if dropped.contains(&target) {
-        return clash("the target and cannot be dropped", target);
+        return clash("the target and cannot be in data.ignore", target);
     }
     if let Some(&i) = categorical.intersection(&numeric).next() {
-        return clash("declared both categorical and numeric", i);
+        return clash("in both data.categorical and data.numeric", i);
     }
     let mut columns = Vec::new();
     for (position, stats) in stats.iter().enumerate() {
@@ -179,7 +200,7 @@ fn feature_kind(
             path,
             place,
             "has no values at all",
-            "drop the column",
+            "list it in data.ignore",
         ));
     }
     if is_number {
@@ -194,7 +215,7 @@ fn feature_kind(
                 "is text with more than {} different values",
                 options.max_categories
             ),
-            "drop the column, or raise max-categories",
+            "list it in data.ignore, or raise data.max_categories",
         ));
     }
     Ok(ColumnKind::Categories(stats.categories()))
@@ -217,7 +238,7 @@ fn target_kind(path: &Path, task: Option<Task>, name: &str, stats: &Stats) -> Re
             path,
             format!("column \"{name}\""),
             format!("the target has more than {MOST_CLASSES} classes"),
-            "set task = \"regression\", or choose another target",
+            "set data.task = \"regression\", or choose another target",
         ));
     }
     Ok(ColumnKind::Categories(stats.categories()))

@@ -43,8 +43,11 @@ fn numbers_and_categories_are_told_apart() {
     assert_eq!(row(&data, 1), [-4.5, 1.0, 0.0, 0.0]);
     assert_eq!(classes(&data), ["cat", "dog"]);
     assert_eq!(data.class(1), 1);
-    let names: Vec<String> = (0..4).map(|i| data.schema().feature_name(i)).collect();
-    assert_eq!(names, ["age", "colour=blue", "colour=red", "score"]);
+    let columns = &table(&data).columns;
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["age", "colour", "score"]);
+    let colours = ["blue", "red"].map(String::from).to_vec();
+    assert_eq!(columns[1].kind, ColumnKind::Categories(colours));
     assert_eq!(data.schema().name, "some");
 }
 
@@ -123,7 +126,7 @@ fn columns_are_chosen_by_name_or_place() {
     let text = "id,y,a,b\n1,u,1,5\n2,v,2,6\n3,u,1,7\n";
     let options = CsvOptions {
         target: Some("y".into()),
-        drop: vec![0.into()],
+        ignore: vec![0.into()],
         categorical: vec![(-2).into()],
         ..CsvOptions::default()
     };
@@ -137,11 +140,11 @@ fn columns_are_chosen_by_name_or_place() {
     };
     let text = with(|o| o.target = Some("z".into()));
     assert!(
-        text.contains("target: there is no column \"z\"; the columns are \"id\", \"y\""),
+        text.contains("data.target: there is no column \"z\"; the columns are \"id\", \"y\""),
         "{text}"
     );
     assert!(with(|o| o.target = Some(4.into())).contains("no column 4"));
-    assert!(with(|o| o.drop = vec![3.into()]).contains("is the target and cannot be dropped"));
+    assert!(with(|o| o.ignore = vec![3.into()]).contains("is the target and cannot be in data.ignore"));
     assert!(
         with(|o| {
             o.numeric = vec!["a".into()];
@@ -150,15 +153,62 @@ fn columns_are_chosen_by_name_or_place() {
         .contains("both")
     );
     assert!(
-        with(|o| o.drop = vec![0.into(), 1.into(), 2.into()])
+        with(|o| o.ignore = vec![0.into(), 1.into(), 2.into()])
             .contains("no column besides the target")
     );
     assert!(with(|o| o.delimiter = Some('é')).contains("cannot separate cells"));
-    let twice = CsvOptions {
-        target: Some("a".into()),
+}
+
+#[test]
+fn two_columns_of_one_name_are_refused() {
+    let text = bad("a,b,a,y\n1,2,3,u\n4,5,6,v\n");
+    assert_eq!(
+        text,
+        "some.csv: line 1: several columns are called \"a\"; give each column a name of its own"
+    );
+    assert!(bad("a,,,y\n1,2,3,u\n").contains("several columns are called \"\""));
+    // Where rows are to be predicted too: which of the two is meant?
+    let data = good("a,b,y\n1,2,u\n4,5,v\n");
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("new.csv");
+    std::fs::write(&path, "a,b,a\n1,2,3\n").unwrap();
+    let text = table(&data).read_rows(&path).unwrap_err().to_string();
+    assert!(text.contains("new.csv: line 1: several columns are called \"a\""), "{text}");
+}
+
+#[test]
+fn a_first_line_that_may_be_names_or_data_is_refused() {
+    let remedy = "set data.header = \"yes\" or \"no\"";
+    // Years as names: the class tells.
+    let years = "2001,2002,label\n1,2,a\n3,4,b\n5,6,a\n";
+    let text = bad(years);
+    assert_eq!(
+        text,
+        format!(
+            "some.csv: line 1: it may hold the columns' names or data: \
+             no other line has the class \"label\"; {remedy}"
+        )
+    );
+    assert!(bad("1,2,3\n5,6,0\n7,8,1\n9,9,0\n").contains("the class \"3\""));
+    // A number's name: the column tells.
+    let text = bad("2001,2002,price\n1,2,0.5\n3,4,0.25\n");
+    assert!(text.contains("also \"price\" above a column of numbers"), "{text}");
+    assert!(text.ends_with(remedy), "{text}");
+    let with = |header| CsvOptions {
+        header,
         ..CsvOptions::default()
     };
-    assert!(message("a,a,b\n1,2,3\n", &twice).contains("several columns are called \"a\""));
+    let data = parse(years, &with(HeaderRow::Yes)).unwrap();
+    assert_eq!((data.len(), classes(&data).len()), (3, 2));
+    let data = parse(years, &with(HeaderRow::No)).unwrap();
+    assert_eq!((data.len(), classes(&data).len()), (4, 3));
+    // A missing value is no name, and a class for every line says nothing.
+    let fill = CsvOptions {
+        missing: Missing::Mean,
+        ..CsvOptions::default()
+    };
+    assert_eq!(parse("1,NA,a\n2,3,b\n4,5,a\n", &fill).unwrap().len(), 3);
+    assert_eq!(good("1,2,a\n3,4,b\n").len(), 2);
 }
 
 #[test]
@@ -195,7 +245,7 @@ fn what_is_wrong_is_said_with_line_and_column() {
     );
     let text = bad("a,b,y\n,1,u\n?,2,v\n");
     assert!(
-        text.contains("column \"a\": has no values at all; drop the column"),
+        text.contains("column \"a\": has no values at all; list it in data.ignore"),
         "{text}"
     );
     let text = bad("a,y\n1,u\n2,\n");
@@ -333,11 +383,11 @@ fn a_gzipped_file_reads_like_a_plain_one() {
 #[test]
 fn options_and_schemas_survive_json() {
     let options: CsvOptions = serde_json::from_str(
-        r#"{"target": "price", "drop": [0, "id"], "missing": "most-frequent", "task": "regression"}"#,
+        r#"{"target": "price", "ignore": [0, "id"], "missing": "most_frequent", "task": "regression"}"#,
     )
     .unwrap();
     assert_eq!(options.target, Some("price".into()));
-    assert_eq!(options.drop, [0.into(), "id".into()]);
+    assert_eq!(options.ignore, [0.into(), "id".into()]);
     assert!(serde_json::from_str::<CsvOptions>(r#"{"colour": 1}"#).is_err());
     let data = good("n,c,y\n1,red,u\n2,blue,v\n");
     let text = serde_json::to_string(data.schema()).unwrap();

@@ -50,32 +50,23 @@ impl OptimizerRecipe {
     /// If the name is none that a recipe can have.
     pub fn build(&self) -> Box<dyn Optimizer> {
         let (rate, decay) = (self.learning_rate, self.weight_decay);
+        // The optimizer `$optimizer` with those of its options that are set.
+        macro_rules! with {
+            ($optimizer:ident: $($option:ident),*) => {{
+                let mut optimizer = $optimizer::new(rate).weight_decay(decay);
+                $(if let Some(value) = self.$option {
+                    optimizer = optimizer.$option(value);
+                })*
+                optimizer
+            }};
+        }
         let (beta1, beta2) = (self.beta1.unwrap_or(0.9), self.beta2.unwrap_or(0.999));
-        let momentum = self.momentum.unwrap_or(0.0);
-        let eps = self.eps.unwrap_or(1e-8);
         match self.name.as_str() {
-            "sgd" => {
-                let sgd = SGD::new(rate).momentum(momentum).weight_decay(decay);
-                Box::new(sgd.nesterov(self.nesterov.unwrap_or(false)))
-            }
-            "adam" => {
-                let adam = Adam::new(rate).betas(beta1, beta2);
-                Box::new(adam.eps(eps).weight_decay(decay))
-            }
-            "adamw" => {
-                let adamw = AdamW::new(rate).betas(beta1, beta2);
-                Box::new(adamw.eps(eps).weight_decay(decay))
-            }
-            "adagrad" => {
-                let eps = self.eps.unwrap_or(1e-10);
-                Box::new(Adagrad::new(rate).eps(eps).weight_decay(decay))
-            }
-            "rmsprop" => {
-                let rmsprop = RMSprop::new(rate)
-                    .alpha(self.alpha.unwrap_or(0.99))
-                    .eps(eps);
-                Box::new(rmsprop.momentum(momentum).weight_decay(decay))
-            }
+            "sgd" => Box::new(with!(SGD: momentum, nesterov)),
+            "adam" => Box::new(with!(Adam: eps).betas(beta1, beta2)),
+            "adamw" => Box::new(with!(AdamW: eps).betas(beta1, beta2)),
+            "adagrad" => Box::new(with!(Adagrad: eps)),
+            "rmsprop" => Box::new(with!(RMSprop: alpha, eps, momentum)),
             other => panic!("no optimizer is called {other:?}"),
         }
     }
@@ -102,13 +93,15 @@ impl ScheduleRecipe {
         let all = steps.saturating_mul(epochs);
         let warmup = (self.warmup.unwrap_or(0.0) * all as f64).round() as u64;
         let rest = all.saturating_sub(warmup);
-        let gamma = self.gamma.unwrap_or(0.1);
         let last = self.last.unwrap_or(0.0);
         let schedule = match self.name.as_str() {
             "constant" => Schedule::Constant,
-            "step" => Schedule::step(steps.saturating_mul(self.every.unwrap_or(10) as u64), gamma),
+            "step" => {
+                let every = steps.saturating_mul(self.every.unwrap_or(10) as u64);
+                Schedule::step(every, self.gamma.unwrap_or(0.1))
+            }
             // Per epoch, as the name of PyTorch's ExponentialLR suggests to its users.
-            "exponential" => Schedule::step(steps, gamma),
+            "exponential" => Schedule::step(steps, self.gamma.unwrap_or(0.95)),
             "cosine" => Schedule::cosine(rest, last),
             "linear" => Schedule::linear(rest, last),
             "one_cycle" => {
@@ -133,6 +126,8 @@ impl ScheduleRecipe {
 mod tests {
     use super::*;
     use crate::recipe::schema::{self, Kind};
+    use fornax_nn::{Layer, Linear};
+    use fornax_tensor::{Tensor, manual_seed, value_and_grad};
 
     fn choices(path: &str) -> &'static [&'static str] {
         match schema::find(path).unwrap().kind {
@@ -150,6 +145,53 @@ mod tests {
             let factor = ScheduleRecipe::named(name).build(10, 3).factor(5);
             assert!(factor > 0.0 && factor <= 1.0, "{name}: {factor}");
         }
+    }
+
+    /// The weights after a few steps, so small that every setting tells: `eps` is no smaller than
+    /// the gradients.
+    fn trained(mut optimizer: Box<dyn Optimizer>) -> Vec<f64> {
+        manual_seed(1);
+        let mut model = Linear::new(2, 1);
+        let x = Tensor::from_vec(vec![1.0f32, -0.5], [1, 2]);
+        for _ in 0..3 {
+            let loss = |model: &Linear| model.forward(&x).square().sum(..) * 1e-8;
+            let (_, grads) = value_and_grad(&model, loss);
+            optimizer.step(&mut model, grads).unwrap();
+        }
+        model.weight.to_f64_vec()
+    }
+
+    #[test]
+    fn what_a_recipe_leaves_out_is_as_in_pytorch() {
+        // PyTorch's default learning rate, and the optimizer with nothing else set.
+        let all: [(&str, f64, Box<dyn Optimizer>); 5] = [
+            ("sgd", 1e-3, Box::new(SGD::new(1e-3))),
+            ("adam", 1e-3, Box::new(Adam::new(1e-3))),
+            ("adamw", 1e-3, Box::new(AdamW::new(1e-3))),
+            ("adagrad", 1e-2, Box::new(Adagrad::new(1e-2))),
+            ("rmsprop", 1e-2, Box::new(RMSprop::new(1e-2))),
+        ];
+        assert_eq!(all.len(), choices("optimizer.name").len());
+        for (name, rate, plain) in all {
+            let set = format!("optimizer.name={name}");
+            let recipe = Recipe::parse("r", "", &[set]).unwrap().optimizer;
+            assert_eq!(recipe.learning_rate, rate, "{name}");
+            let plain = trained(plain);
+            assert_eq!(trained(recipe.build()), plain, "{name}");
+            // A program of one's own that leaves options unset gets the same.
+            let unset = OptimizerRecipe::named(name, rate, recipe.weight_decay);
+            assert_eq!(trained(unset.build()), plain, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_of_exponential_decay_takes_a_twentieth() {
+        let set = ["schedule.name=exponential".to_owned()];
+        let schedule = Recipe::parse("r", "", &set).unwrap().schedule.build(10, 5);
+        assert_eq!(schedule.factor(9), 1.0);
+        assert_eq!(schedule.factor(10), 0.95);
+        let unset = ScheduleRecipe::named("exponential").build(10, 5);
+        assert_eq!(unset.factor(10), 0.95);
     }
 
     #[test]

@@ -282,7 +282,7 @@ impl Recipe {
             && neurons.len() != layers
         {
             return refuse(format!(
-                "model.neurons lists {} layers, but model.layers = {layers}",
+                "model.neurons lists {} layers, but model.layers = {layers}; leave model.layers out",
                 neurons.len()
             ));
         }
@@ -400,6 +400,38 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_neurons_counts_the_layers() {
+        let hidden = |text: &str, set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
+            let recipe = Recipe::parse("r.toml", text, &set).unwrap();
+            let hidden = recipe.model.hidden();
+            assert_eq!(recipe.model.layers, Some(hidden.len()));
+            hidden
+        };
+        // Over the default, and by `--set` over the recipe.
+        assert_eq!(hidden("[model]\nneurons = [5]", &[]), [5]);
+        assert_eq!(hidden("", &["model.neurons=[5, 6, 7]"]), [5, 6, 7]);
+        let one = "[model]\nlayers = 1\nneurons = 32";
+        assert_eq!(hidden(one, &["model.neurons=[64, 32]"]), [64, 32]);
+        assert_eq!(hidden(one, &["model.layers=2"]), [32, 32]);
+        // Two that stand side by side must agree.
+        let both = "[model]\nlayers = 1\nneurons = [64, 32]";
+        assert!(error(both, &[]).contains("lists 2 layers, but model.layers = 1"));
+        let set = ["model.layers=3", "model.neurons=[64, 32]"];
+        assert!(error("", &set).contains("lists 2 layers, but model.layers = 3"));
+        let list = "[model]\nneurons = [64, 32]";
+        assert!(error(list, &["model.layers=3"]).contains("model.layers = 3"));
+    }
+
+    #[test]
+    fn the_recipe_in_the_docs_is_one() {
+        let page = include_str!("../../../../docs/training.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        assert_eq!(Recipe::parse("docs", text, &[]).unwrap().name, "churn");
+    }
+
+    #[test]
     fn keys_of_another_choice_are_refused() {
         assert_eq!(
             error("[optimizer]\nname = \"sgd\"\nbeta1 = 0.9", &[]),
@@ -415,7 +447,6 @@ mod tests {
 
     #[test]
     fn combinations_are_checked() {
-        assert!(error("", &["model.neurons=[5]"]).contains("model.layers"));
         assert!(error("", &["data.name=csv"]).contains("needs data.path"));
         assert!(error("", &["data.validation=0", "early_stopping.patience=3"]).contains("valid"));
     }

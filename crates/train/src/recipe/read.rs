@@ -28,6 +28,15 @@ impl Origin {
             Origin::Default => format!("`{path}`"),
         }
     }
+
+    /// The nearer to the user's hand, the more a value counts.
+    fn nearness(&self) -> u8 {
+        match self {
+            Origin::Default => 0,
+            Origin::Line(..) => 1,
+            Origin::Set => 2,
+        }
+    }
 }
 
 /// Checked values by dotted path.
@@ -126,8 +135,12 @@ impl Values {
                         words.join(", ")
                     )));
                 }
-                None if applies && !key.default.is_empty() => {
-                    let value = format!("value = {}", key.default)
+                None if applies => {
+                    let default = key.default_for(|path| self.0.get(path)?.0.as_str());
+                    if default.is_empty() {
+                        continue;
+                    }
+                    let value = format!("value = {default}")
                         .parse::<toml::Table>()
                         .expect("defaults are TOML")
                         .remove("value")
@@ -137,11 +150,26 @@ impl Values {
                 _ => {}
             }
         }
+        self.count_layers();
         Ok(self
             .0
             .into_iter()
             .map(|(path, (value, _))| (path, value))
             .collect())
+    }
+
+    /// A list of neurons says how many layers there are. It overrules a number of layers that
+    /// stands farther off: the default, or the recipe's where the list comes by `--set`.
+    fn count_layers(&mut self) {
+        let (Some((_, from)), Some((Value::Array(neurons), list_from))) =
+            (self.0.get("model.layers"), self.0.get("model.neurons"))
+        else {
+            return;
+        };
+        if from.nearness() < list_from.nearness() {
+            let count = Value::Integer(neurons.len() as i64);
+            self.0.insert("model.layers", (count, Origin::Default));
+        }
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Key {
     pub kind: Kind,
     /// The value where a recipe gives none, as TOML; empty for "not set".
     pub default: &'static str,
+    /// Another default under some choices: the key of the choice, then each choice with the
+    /// default that it brings.
+    pub otherwise: Option<(&'static str, &'static [(&'static str, &'static str)])>,
     /// The choice the key belongs to: it is refused under any other value of that key.
     pub only: Option<(&'static str, &'static [&'static str])>,
     /// What it does, in a few words.
@@ -61,6 +64,7 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, help: &'stat
         path,
         kind,
         default,
+        otherwise: None,
         only: None,
         help,
     }
@@ -70,6 +74,24 @@ impl Key {
     const fn only(mut self, path: &'static str, values: &'static [&'static str]) -> Self {
         self.only = Some((path, values));
         self
+    }
+
+    const fn otherwise(
+        mut self,
+        path: &'static str,
+        defaults: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.otherwise = Some((path, defaults));
+        self
+    }
+
+    /// The default where `choice` tells the words chosen so far by their keys.
+    pub fn default_for<'a>(&self, choice: impl Fn(&str) -> Option<&'a str>) -> &'static str {
+        let other = self.otherwise.and_then(|(path, defaults)| {
+            let word = choice(path)?;
+            defaults.iter().find(|(when, _)| *when == word)
+        });
+        other.map_or(self.default, |(_, default)| default)
     }
 }
 
@@ -316,13 +338,18 @@ pub const KEYS: &[Key] = &[
         POSITIVE,
         "1e-3",
         "learning rate; a schedule scales it",
+    )
+    .otherwise(
+        "optimizer.name",
+        &[("adagrad", "1e-2"), ("rmsprop", "1e-2")],
     ),
     key(
         "optimizer.weight_decay",
         POSITIVE,
         "0.0",
         "weight decay, decoupled in adamw",
-    ),
+    )
+    .otherwise("optimizer.name", &[("adamw", "0.01")]),
     key("optimizer.momentum", UNIT, "0.0", "momentum").only("optimizer.name", &["sgd", "rmsprop"]),
     key(
         "optimizer.nesterov",
@@ -358,7 +385,8 @@ pub const KEYS: &[Key] = &[
         "1e-8",
         "added to the denominator",
     )
-    .only("optimizer.name", &["adam", "adamw", "rmsprop", "adagrad"]),
+    .only("optimizer.name", &["adam", "adamw", "rmsprop", "adagrad"])
+    .otherwise("optimizer.name", &[("adagrad", "1e-10")]),
     // schedule
     key(
         "schedule.name",
@@ -383,7 +411,8 @@ pub const KEYS: &[Key] = &[
         "0.1",
         "factor of each drop, or of each epoch",
     )
-    .only("schedule.name", &["step", "exponential"]),
+    .only("schedule.name", &["step", "exponential"])
+    .otherwise("schedule.name", &[("exponential", "0.95")]),
     key(
         "schedule.final",
         UNIT,
@@ -525,6 +554,14 @@ mod tests {
                     panic!("{}: {path} is not a choice", key.path)
                 };
                 assert!(values.iter().all(|value| words.contains(value)));
+            }
+            if let Some((path, defaults)) = key.otherwise {
+                // Its choice is made by the time the key is resolved.
+                let earlier = KEYS[..index].iter().find(|key| key.path == path);
+                let Some(Kind::Choice(words)) = earlier.map(|key| key.kind) else {
+                    panic!("{}: {path} is no earlier choice", key.path)
+                };
+                assert!(defaults.iter().all(|(word, _)| words.contains(word)));
             }
         }
     }
