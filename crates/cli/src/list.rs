@@ -73,7 +73,9 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
             let about = |name: &str| match name {
                 "mlp" => "multilayer perceptron: layers, neurons, activation, dropout, batch norm",
                 "cnn" => "blocks of 3x3 convolutions and pooling, then dense layers",
-                "lenet" => "two 3x3 convolutions (32, 64), each with max-pooling, then dense 128; ReLU",
+                "lenet" => {
+                    "two 3x3 convolutions (32, 64), each with max-pooling, then dense 128; ReLU"
+                }
                 _ => "",
             };
             let names = choices("model.name").into_iter();

@@ -28,19 +28,24 @@ pub fn run(args: Args) -> Outcome {
     set_threads(args.threads)?;
     let trained = Trained::load(&args.run)?;
     let mut table: Option<Table> = None;
-    for input in &args.inputs {
-        for answer in trained.predict(input)? {
-            if args.json {
-                json_line(&to_json(&answer))?;
-            } else {
-                add_row(&mut table, answer);
+    let mut answer_all = || -> Outcome {
+        for input in &args.inputs {
+            for answer in trained.predict(input)? {
+                if args.json {
+                    json_line(&to_json(&answer))?;
+                } else {
+                    add_row(&mut table, answer);
+                }
             }
         }
-    }
+        Ok(())
+    };
+    // What could be answered before an error is worth as much as without it.
+    let outcome = answer_all();
     if let Some(table) = table {
         table.print()?;
     }
-    Ok(())
+    outcome
 }
 
 fn to_json(answer: &Answer) -> Value {

@@ -125,9 +125,15 @@ fn conclude(report: &Report) -> Outcome {
         ))?;
     }
     let folder = report.folder.display();
-    line(format!(
-        "\nlook at {folder}/curves.png and {folder}/confusion.png"
-    ))?;
+    let mut pictures = format!("{folder}/curves.png");
+    if report
+        .test
+        .as_ref()
+        .is_some_and(|test| test.classes.is_some())
+    {
+        pictures += &format!(" and {folder}/confusion.png");
+    }
+    line(format!("\nlook at {pictures}"))?;
     line(format!("use it:  fornax predict {folder} FILE..."))?;
     Ok(())
 }

@@ -150,6 +150,83 @@ pub struct ImageFolder {
 }
 
 const LAYOUT: &str = "lay it out as CLASS/NAME.png, one folder per class";
+/// What folders are called that hold a part of a data set, and the part.
+const PARTS: &[(&str, usize)] = &[
+    ("train", 0),
+    ("val", 1),
+    ("valid", 1),
+    ("validation", 1),
+    ("test", 2),
+];
+
+/// The folders of a set of pictures that is published in parts, each with its class folders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageParts {
+    /// `train`.
+    pub train: PathBuf,
+    /// `val`, `valid` or `validation`.
+    pub validation: Option<PathBuf>,
+    /// `test`.
+    pub test: Option<PathBuf>,
+}
+
+impl ImageParts {
+    /// The parts in `root`, or `None` if it holds the classes themselves.
+    ///
+    /// # Errors
+    /// If a folder cannot be read, there are two for one part, or none for training, or it cannot
+    /// be told whether `train` is a part or a class.
+    pub fn find(root: impl AsRef<Path>) -> Result<Option<Self>> {
+        let root = root.as_ref();
+        let mut parts = [None, None, None];
+        let mut other = None;
+        for (path, name, is_dir) in entries(root)? {
+            if !is_dir {
+                continue;
+            }
+            let known = PARTS
+                .iter()
+                .find(|(part, _)| name.eq_ignore_ascii_case(part));
+            let Some((_, part)) = known else {
+                other = Some(name);
+                continue;
+            };
+            // A class may be called "train"; then pictures lie in it, not classes.
+            let inside = entries(&path)?;
+            if inside.is_empty() || !inside.iter().all(|(_, _, is_dir)| *is_dir) {
+                continue;
+            }
+            if let Some(other) = parts[*part].replace(path) {
+                return Err(Error::folder(
+                    root,
+                    format!("{name} and {} are the same part", other.display()),
+                    "remove or rename one",
+                ));
+            }
+        }
+        if let ([Some(_), None, None], Some(other)) = (&parts, other) {
+            return Err(Error::folder(
+                root,
+                format!("the folder train is a part of a data set, but {other} beside it is none"),
+                "remove the other folder; or, if both are classes, put the pictures of train into \
+                 it without folders",
+            ));
+        }
+        match parts {
+            [Some(train), validation, test] => Ok(Some(ImageParts {
+                train,
+                validation,
+                test,
+            })),
+            [None, None, None] => Ok(None),
+            [None, validation, test] => Err(Error::folder(
+                &validation.or(test).unwrap_or_default(),
+                "is a part of a data set, but there is no folder train beside it",
+                "lay it out as train/CLASS/NAME.png, with val and test beside train",
+            )),
+        }
+    }
+}
 
 impl ImageFolder {
     /// Looks for pictures in `root`.
@@ -393,6 +470,37 @@ mod tests {
                 .sample_shape(),
             [1, 2, 3]
         );
+    }
+
+    #[test]
+    fn parts_are_told_from_classes() {
+        let tmp = tempfile::tempdir().unwrap();
+        let set = |name: &str, files: &[&str]| {
+            let root = tmp.path().join(name);
+            for file in files {
+                save(&root, file, 3, 2, [1, 2, 3]);
+            }
+            ImageParts::find(&root).map_err(|error| error.to_string())
+        };
+        let parts = set("all", &["train/a/1.png", "Valid/a/1.png", "test/a/1.png"]);
+        let parts = parts.unwrap().unwrap();
+        assert!(parts.train.ends_with("train") && parts.test.is_some());
+        assert!(parts.validation.unwrap().ends_with("Valid"));
+        let parts = set("two", &["train/a/1.png", "val/a/1.png"])
+            .unwrap()
+            .unwrap();
+        assert!(parts.validation.is_some() && parts.test.is_none());
+        // Vehicles.
+        assert_eq!(set("classes", &["train/1.png", "car/1.png"]), Ok(None));
+        let text = set("lone", &["val/a/1.png", "other/1.png"]).unwrap_err();
+        assert!(
+            text.contains("no folder train beside it; lay it out as train/"),
+            "{text}"
+        );
+        let text = set("mixed", &["train/a/1.png", "car/1.png"]).unwrap_err();
+        assert!(text.contains("car beside it is none"), "{text}");
+        let both = ["train/a/1.png", "val/a/1.png", "validation/a/1.png"];
+        assert!(set("both", &both).unwrap_err().contains("the same part"));
     }
 
     #[test]

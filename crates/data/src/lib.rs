@@ -51,7 +51,7 @@ pub mod table;
 pub use augment::Augment;
 pub use dataset::{Dataset, Features, InMemory, SharedDataset, Subset, Targets, class_counts};
 pub use error::{Error, Result};
-pub use images::{Colour, ImageFolder, ImageForm, read_image};
+pub use images::{Colour, ImageFolder, ImageForm, ImageParts, read_image};
 pub use loader::{Batch, Epoch, Loader};
 pub use locate::locate;
 pub use preprocess::{Preprocess, Scaling};

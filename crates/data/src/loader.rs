@@ -108,7 +108,7 @@ impl Loader {
         self
     }
 
-    /// Fills and scales every sample by a fitted rule.
+    /// Fills and scales every sample by a fitted rule, and its target if the rule says so.
     ///
     /// # Errors
     /// If the rule was fitted to samples of another shape.
@@ -134,6 +134,11 @@ impl Loader {
     /// The dataset.
     pub fn dataset(&self) -> &SharedDataset {
         &self.maker.data
+    }
+
+    /// The rule that every sample is filled and scaled by, if there is one.
+    pub fn rule(&self) -> Option<&Preprocess> {
+        self.maker.preprocess.as_deref()
     }
 
     /// How many samples an epoch visits.
@@ -236,6 +241,9 @@ impl Maker {
                 let mut values = vec![0.0f32; n * width];
                 for (y, &index) in values.chunks_exact_mut(width.max(1)).zip(&indices) {
                     self.data.read_values(index as usize, y)?;
+                    if let Some(rule) = &self.preprocess {
+                        rule.apply_target(y);
+                    }
                 }
                 Tensor::from_vec(values, shape(per_sample))
             }

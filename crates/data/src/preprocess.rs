@@ -4,7 +4,7 @@
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::schema::{Input, Schema};
+use crate::schema::{Input, Schema, TargetKind};
 use crate::table::{ColumnKind, Missing};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,6 +54,9 @@ pub struct Preprocess {
     fill: Vec<f32>,
     /// How many numbers a sample has.
     sample: usize,
+    /// What is subtracted from a target that is a number, and what the result is divided by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<(f32, f32)>,
 }
 
 impl Preprocess {
@@ -64,6 +67,7 @@ impl Preprocess {
             scale: vec![],
             fill: vec![],
             sample: schema.sample_len(),
+            target: None,
         }
     }
 
@@ -108,6 +112,47 @@ impl Preprocess {
             )));
         }
         Ok(rule)
+    }
+
+    /// The rule that also brings targets that are numbers to mean 0 and deviation 1 in `train`;
+    /// where the target is a class, the same rule. A network starts with outputs about 0, and
+    /// would need most of its training to reach targets far from there.
+    ///
+    /// # Errors
+    /// If a sample cannot be read.
+    pub fn standardize_target(mut self, train: &dyn Dataset) -> Result<Self> {
+        if let TargetKind::Values { shape, .. } = &train.schema().target {
+            let mut y = vec![0.0; shape.iter().product()];
+            let mut stats = Stats::default();
+            for i in 0..train.len() {
+                train.read_values(i, &mut y)?;
+                stats.add(&y);
+            }
+            self.target = Some(stats.standard());
+        }
+        Ok(self)
+    }
+
+    /// Applies the rule to one sample's target in place.
+    pub fn apply_target(&self, target: &mut [f32]) {
+        if let Some((offset, scale)) = self.target {
+            for y in target {
+                *y = (*y - offset) / scale;
+            }
+        }
+    }
+
+    /// A predicted number in the target's own units.
+    pub fn undo_target(&self, predicted: f64) -> f64 {
+        match self.target {
+            Some((offset, scale)) => predicted * f64::from(scale) + f64::from(offset),
+            None => predicted,
+        }
+    }
+
+    /// How many of the target's own units a difference of 1 is.
+    pub fn target_scale(&self) -> f64 {
+        self.target.map_or(1.0, |(_, scale)| f64::from(scale))
     }
 
     fn measure(&self, train: &dyn Dataset, channels: usize, inner: usize) -> Result<Vec<Stats>> {
@@ -162,29 +207,6 @@ impl Preprocess {
         }
     }
 
-    /// Undoes the scaling of one sample in place (not the filling), for instance to show it as a picture.
-    ///
-    /// # Panics
-    /// As [`apply`](Preprocess::apply).
-    #[track_caller]
-    pub fn undo(&self, sample: &mut [f32]) {
-        assert_eq!(
-            sample.len(),
-            self.sample,
-            "the rule was fitted to another size"
-        );
-        if self.scale.is_empty() {
-            return;
-        }
-        let inner = self.sample / self.scale.len();
-        let rules = self.offset.iter().zip(&self.scale);
-        for (channel, (offset, scale)) in sample.chunks_exact_mut(inner).zip(rules) {
-            for x in channel {
-                *x = *x * scale + offset;
-            }
-        }
-    }
-
     /// How many numbers the samples have that this rule is for.
     pub fn sample_len(&self) -> usize {
         self.sample
@@ -200,7 +222,13 @@ impl Preprocess {
             && (self.scale.is_empty() || self.scale.len() == channels)
             && self.offset.len() == self.scale.len()
             && (self.fill.is_empty() || self.fill.len() == self.sample)
-            && self.scale.iter().all(|s| *s != 0.0);
+            && self.scale.iter().all(|s| *s != 0.0)
+            && self.target.is_none_or(|(offset, scale)| {
+                schema.classes().is_none()
+                    && offset.is_finite()
+                    && scale.is_finite()
+                    && scale != 0.0
+            });
         match sound {
             true => Ok(()),
             false => Err(Error::Mismatch(format!(
@@ -372,12 +400,42 @@ mod tests {
         };
         let rule = Preprocess::fit(&data, &fixed).unwrap();
         assert_eq!(row(&data, &rule, 0), [-0.5, 0.5, 2.25, 2.25]);
-        let mut x = row(&data, &rule, 0);
-        rule.undo(&mut x);
-        assert_eq!(x, [0.0, 2.0, 10.0, 10.0]);
         data = InMemory::regression("i", &[3], vec![], vec![]).unwrap();
         assert!(Preprocess::fit(&data, &fixed).is_err());
         assert!(rule.check(data.schema()).is_err());
+    }
+
+    #[test]
+    fn targets_that_are_numbers_are_standardised_where_asked_for() {
+        let values = vec![1e6, 1e6 + 2.0, 1e6 + 4.0];
+        let data = InMemory::regression("r", &[1], vec![0.0; 3], values).unwrap();
+        let plain = Preprocess::fit(&data, &Scaling::None).unwrap();
+        let mut y = [7.0];
+        plain.apply_target(&mut y);
+        assert_eq!(
+            (y, plain.undo_target(7.0), plain.target_scale()),
+            ([7.0], 7.0, 1.0)
+        );
+        let rule = plain.clone().standardize_target(&data).unwrap();
+        let mut y = [1e6, 1e6 + 2.0, 1e6 + 4.0];
+        rule.apply_target(&mut y);
+        let s = 1.5f32.sqrt();
+        assert!(
+            (y[0] + s).abs() < 1e-6 && y[1] == 0.0 && (y[2] - s).abs() < 1e-6,
+            "{y:?}"
+        );
+        assert!((rule.undo_target(f64::from(y[2])) - 1_000_004.0).abs() < 1e-3);
+        assert!(rule.check(data.schema()).is_ok());
+        let classes = InMemory::classification("c", &[1], vec![0.0], vec![0], &["a"]).unwrap();
+        assert!(rule.check(classes.schema()).is_err());
+        assert_eq!(plain.clone().standardize_target(&classes).unwrap(), plain);
+        // All the same: nothing to divide by.
+        let same = InMemory::regression("r", &[1], vec![0.0; 2], vec![5.0; 2]).unwrap();
+        let rule = Preprocess::fit(&same, &Scaling::None).unwrap();
+        assert_eq!(
+            rule.standardize_target(&same).unwrap().undo_target(0.0),
+            5.0
+        );
     }
 
     #[test]
@@ -421,8 +479,9 @@ mod tests {
     #[test]
     fn a_rule_survives_json_to_the_bit() {
         let x = vec![0.1, 0.7, 1.0 / 3.0];
-        let data = InMemory::regression("r", &[1], x, vec![0.0; 3]).unwrap();
+        let data = InMemory::regression("r", &[1], x.clone(), x).unwrap();
         let rule = Preprocess::fit(&data, &Scaling::Standard).unwrap();
+        let rule = rule.standardize_target(&data).unwrap();
         let text = serde_json::to_string(&rule).unwrap();
         assert_eq!(serde_json::from_str::<Preprocess>(&text).unwrap(), rule);
     }

@@ -71,4 +71,4 @@ pub use penalty::{l1_penalty, l2_penalty};
 pub use schedule::Schedule;
 pub use sequential::Sequential;
 pub use state::{load, load_state_dict, save, to_dtype};
-pub use summary::{Row, Summary, note_output, summary, summary_of};
+pub use summary::{Row, Summary, note_output, summary, summary_of, thousands};

@@ -1,14 +1,14 @@
 //! From `[data]` and `[augment]` of a recipe to what a trainer takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use fornax_data::table::{CsvOptions, Missing, Task, read_csv};
+use fornax_data::table::{CsvOptions, HeaderRow, Missing, Task, read_csv};
 use fornax_data::{
-    Augment, Colour, Dataset, Holdout, ImageFolder, ImageForm, InMemory, Preprocess, Scaling,
+    Augment, Colour, Dataset, Holdout, ImageFolder, ImageForm, ImageParts, Preprocess, Scaling,
     Schema, SharedDataset, Splits, builtin,
 };
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::{AugmentRecipe, DataRecipe, Recipe};
 
 /// The data of a run.
@@ -32,87 +32,116 @@ impl Data {
     /// [`fornax_data::locate`].
     ///
     /// The test part is the publisher's, or else always the same cut, so that runs with different
-    /// seeds compare. The validation part is cut from the rest by the recipe's seed.
+    /// seeds compare. The validation part too is the publisher's, or else cut from the rest by the
+    /// recipe's seed. Targets that are numbers are standardised by the training part.
     ///
     /// # Errors
-    /// If the data is missing, damaged, or too small to be cut as the recipe says.
+    /// If the data is missing, damaged, too small to be cut as the recipe says, or of a kind that
+    /// one of the recipe's keys is not for.
     pub fn load(recipe: &Recipe, folder: Option<&Path>) -> Result<Self> {
-        let (train, test) = read(&recipe.data, folder)?;
-        let parts = match recipe.data.validation {
-            share if share > 0.0 => {
-                let cut = Holdout::new().validation(share).seed(recipe.seed);
-                let cut = cut.split(&train)?;
-                Splits::new(cut.train, cut.validation, test)?
-            }
-            _ => Splits::new(train, None, test)?,
+        let read = read(&recipe.data, folder)?;
+        let share = recipe.data.validation;
+        let parts = if read.validation.is_none() && share > 0.0 {
+            let cut = Holdout::new().validation(share).seed(recipe.seed);
+            let cut = cut.split(&read.train)?;
+            Splits::new(cut.train, cut.validation, read.test)?
+        } else {
+            read
         };
+        let schema = parts.train.schema();
+        if schema.classes().is_none() && recipe.regularization.label_smoothing > 0.0 {
+            return Err(Error::Recipe(format!(
+                "regularization.label_smoothing is for classes, but the target of \"{}\" is a \
+                 number; leave it out",
+                schema.name
+            )));
+        }
         let scaling = match recipe.data.normalize.as_str() {
             "none" => Scaling::None,
             "min_max" => Scaling::MinMax,
             _ => Scaling::Standard,
         };
         Ok(Self {
-            preprocess: Preprocess::fit(parts.train.as_ref(), &scaling)?,
+            preprocess: Preprocess::fit(&parts.train, &scaling)?
+                .standardize_target(&parts.train)?,
             augment: augmentation(&recipe.augment),
             parts,
         })
     }
 }
 
-/// The training data with what will be validation data, and the test data.
-fn read(
-    recipe: &DataRecipe,
-    folder: Option<&Path>,
-) -> Result<(SharedDataset, Option<SharedDataset>)> {
+/// The data in the parts it comes in, with a test part at any rate.
+fn read(recipe: &DataRecipe, folder: Option<&Path>) -> Result<Splits> {
     let path = recipe.path.as_deref().unwrap_or_default();
-    let whole = match recipe.name.as_str() {
-        "csv" => read_csv(path, &csv_options(recipe))?.shared(),
-        "images" => {
-            let path = Path::new(path);
-            let form = form(recipe);
-            // Published sets often come as two folders.
-            let (train, test) = (path.join("train"), path.join("test"));
-            if train.is_dir() && test.is_dir() {
-                let train = ImageFolder::open(&train, form)?;
-                let names = train.schema().classes().unwrap_or_default().to_vec();
-                let test = ImageFolder::open_with_classes(&test, form, &names)?;
-                let load = |folder: &ImageFolder| InMemory::collect(folder).map(InMemory::shared);
-                return Ok((load(&train)?, Some(load(&test)?)));
-            }
-            InMemory::collect(&ImageFolder::open(path, form)?)?.shared()
-        }
+    let (train, validation, test) = match recipe.name.as_str() {
+        "csv" => (read_csv(path, &csv_options(recipe))?.shared(), None, None),
+        "images" => images(Path::new(path), form(recipe))?,
         name => {
             let published = builtin::load(name, folder)?;
-            if published.test.is_some() {
-                return Ok((published.train, published.test));
-            }
-            published.whole()
+            (published.train, None, published.test)
         }
     };
-    let cut = Holdout::new()
-        .test(recipe.test.unwrap_or(0.2))
-        .split(&whole)?;
-    Ok((cut.train, cut.test))
+    if test.is_some() {
+        return Ok(Splits::new(train, validation, test)?);
+    }
+    let cut = Holdout::new().test(recipe.test.unwrap_or(0.2));
+    let cut = cut.split(&train)?;
+    Ok(Splits::new(cut.train, validation, cut.test)?)
+}
+
+type Parts = (SharedDataset, Option<SharedDataset>, Option<SharedDataset>);
+
+/// A folder of classes, or one of parts with classes in them.
+fn images(path: &Path, form: ImageForm) -> Result<Parts> {
+    let Some(parts) = ImageParts::find(path)? else {
+        return Ok((ImageFolder::open(path, form)?.load()?.shared(), None, None));
+    };
+    let train = ImageFolder::open(&parts.train, form)?.load()?.shared();
+    let names = train.schema().classes().unwrap_or_default();
+    let other = |folder: Option<PathBuf>| -> Result<Option<SharedDataset>> {
+        let Some(folder) = folder else {
+            return Ok(None);
+        };
+        let pictures = ImageFolder::open_with_classes(&folder, form, names)?;
+        Ok(Some(pictures.load()?.shared()))
+    };
+    let (validation, test) = (other(parts.validation)?, other(parts.test)?);
+    Ok((train, validation, test))
 }
 
 fn csv_options(recipe: &DataRecipe) -> CsvOptions {
+    let columns = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+    let plain = CsvOptions::default();
     CsvOptions {
+        header: match recipe.header.as_deref() {
+            Some("yes") => HeaderRow::Yes,
+            Some("no") => HeaderRow::No,
+            _ => HeaderRow::Auto,
+        },
+        delimiter: recipe.delimiter.as_deref().and_then(|word| match word {
+            "tab" => Some('\t'),
+            "space" => Some(' '),
+            mark => mark.chars().next(),
+        }),
+        skip_lines: recipe.skip_lines.unwrap_or(plain.skip_lines),
         target: recipe.target.as_deref().map(Into::into),
         task: recipe.task.as_deref().map(|task| match task {
             "regression" => Task::Regression,
             _ => Task::Classification,
         }),
-        drop: recipe
-            .ignore
-            .iter()
-            .map(|name| name.as_str().into())
-            .collect(),
+        ignore: columns(&recipe.ignore),
+        categorical: columns(&recipe.categorical),
+        numeric: columns(&recipe.numeric),
         missing: match recipe.missing.as_deref() {
             Some("mean") => Missing::Mean,
             Some("most_frequent") => Missing::MostFrequent,
             _ => Missing::Error,
         },
-        ..CsvOptions::default()
+        missing_markers: recipe
+            .missing_markers
+            .clone()
+            .unwrap_or(plain.missing_markers),
+        max_categories: recipe.max_categories.unwrap_or(plain.max_categories),
     }
 }
 
@@ -150,4 +179,123 @@ fn augmentation(recipe: &AugmentRecipe) -> Vec<Augment> {
         });
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::schema;
+
+    fn load(file: &Path, set: &[&str]) -> Result<Data> {
+        let mut all = vec![
+            "data.name=csv".to_owned(),
+            format!("data.path={}", file.display()),
+        ];
+        all.extend(set.iter().map(|text| text.to_string()));
+        Data::load(&Recipe::parse("r", "", &all)?, None)
+    }
+
+    #[test]
+    fn a_recipe_that_says_nothing_reads_as_the_options_do() {
+        let set = ["data.name=csv".to_owned(), "data.path=x".to_owned()];
+        let recipe = Recipe::parse("r", "", &set).unwrap();
+        assert_eq!(csv_options(&recipe.data), CsvOptions::default());
+    }
+
+    /// Each file is refused; following the message's remedy makes it good.
+    #[test]
+    fn remedies_are_keys_that_help() {
+        let rows = "1,2,a\n3,4,b\n5,6,a\n7,8,b\n".repeat(5);
+        let words: String = (0..120)
+            .map(|i| format!("w{i},{},{}\n", i, i % 2))
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        for (text, set, key, remedy) in [
+            (format!("2001,2002,y\n{rows}"), None, "data.header", "yes"),
+            (format!("2001,price,y\n{rows}"), None, "data.header", "yes"),
+            (
+                format!("m,n,y\n{rows}x,2,a\n"),
+                None,
+                "data.categorical",
+                "[\"m\"]",
+            ),
+            (
+                format!("m,n,y\n{rows}x,2,a\n"),
+                Some("data.missing=mean"),
+                "data.missing_markers",
+                "[\"x\"]",
+            ),
+            (
+                format!("m,n,y\n{rows},2,a\n"),
+                None,
+                "data.missing",
+                "most_frequent",
+            ),
+            (
+                format!("m,n,y\n{words}"),
+                None,
+                "data.max_categories",
+                "200",
+            ),
+            (format!("m,n,y\n{words}"), None, "data.ignore", "[\"m\"]"),
+            (
+                "1,2,a\n".into(),
+                Some("data.header=yes"),
+                "data.header",
+                "no",
+            ),
+        ] {
+            let file = folder.path().join("some.csv");
+            std::fs::write(&file, text).unwrap();
+            let set: Vec<&str> = set.into_iter().collect();
+            let message = load(&file, &set).err().unwrap().to_string();
+            assert!(message.contains(key), "{message} lacks {key}");
+            for word in message.split(|c: char| !(c.is_ascii_lowercase() || "._".contains(c))) {
+                let named = word
+                    .strip_prefix("data.")
+                    .is_some_and(|name| !name.is_empty());
+                assert!(
+                    !named || schema::find(word).is_some(),
+                    "{message}: {word} is no key"
+                );
+            }
+            let cured = format!("{key}={remedy}");
+            let set: Vec<&str> = set
+                .into_iter()
+                .filter(|set| !set.starts_with(key))
+                .collect();
+            if let Err(error) = load(&file, &[&set[..], &[&cured]].concat()) {
+                // One row is too few to cut, but it was read.
+                assert!(error.to_string().contains("sample"), "{cured}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn cells_are_separated_as_the_recipe_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("some.csv");
+        let rows = "1 2,5 a\n3 4,5 b\n".repeat(10);
+        std::fs::write(&file, format!("# by hand\nm n y\n{rows}")).unwrap();
+        let set = [
+            "data.delimiter=space",
+            "data.skip_lines=1",
+            "data.categorical=[\"n\"]",
+        ];
+        let data = load(&file, &set).unwrap();
+        assert_eq!(data.schema().sample_shape(), [3]);
+    }
+
+    #[test]
+    fn a_key_for_classes_is_refused_for_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("some.csv");
+        let rows: String = (0..50).map(|i| format!("{i},{}.5\n", 3 * i)).collect();
+        std::fs::write(&file, format!("x,y\n{rows}")).unwrap();
+        let error = load(&file, &["regularization.label_smoothing=0.1"]);
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("label_smoothing is for classes"), "{error}");
+        let data = load(&file, &[]).unwrap();
+        assert!(data.preprocess.target_scale() > 30.0);
+    }
 }

@@ -61,7 +61,10 @@ impl Trained {
             }
             None => Answer::Values {
                 input,
-                values: row.to_vec(),
+                values: row
+                    .iter()
+                    .map(|&y| self.preprocess.undo_target(y))
+                    .collect(),
             },
         });
         Ok(answers.collect())
@@ -83,10 +86,7 @@ impl Trained {
                 let names = (1..=rows.len()).map(|row| format!("{input}, row {row}"));
                 Ok((names.collect(), rows))
             }
-            Input::Table(table) => {
-                let cells: Vec<&str> = input.split(table.delimiter).map(str::trim).collect();
-                Ok(one(table.encode_row(&cells)?))
-            }
+            Input::Table(table) => Ok(one(table.encode_line(input)?)),
             _ => Ok(one(self.numbers(input)?)),
         }
     }

@@ -174,19 +174,11 @@ pub fn thousands(number: f64) -> String {
     if !number.is_finite() {
         return "?".into();
     }
-    let digits = format!("{:.0}", number.abs());
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if number < 0.0 {
-        format!("-{text}")
-    } else {
-        text
-    }
+    let sign = if number < 0.0 { "-" } else { "" };
+    format!(
+        "{sign}{}",
+        fornax_nn::thousands(number.abs().round() as usize)
+    )
 }
 
 /// A time in the unit that suits it.

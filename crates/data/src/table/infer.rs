@@ -89,10 +89,12 @@ pub(super) fn decide_header(
 ) -> Result<bool, String> {
     let columns = || first.iter().zip(below);
     let is_number = |cell: &str| cell.parse::<f64>().is_ok();
-    if first.iter().any(|cell| !is_missing(cell) && is_number(cell)) {
-        let name = columns().find(|(cell, stats)| {
-            !is_missing(cell) && !is_number(cell) && stats.mostly_numbers()
-        });
+    if first
+        .iter()
+        .any(|cell| !is_missing(cell) && is_number(cell))
+    {
+        let name = columns()
+            .find(|(cell, stats)| !is_missing(cell) && !is_number(cell) && stats.mostly_numbers());
         return match name {
             None => Ok(false),
             Some((name, _)) => Err(format!(
@@ -100,7 +102,8 @@ pub(super) fn decide_header(
             )),
         };
     }
-    let over_numbers = |(cell, stats): (&String, &Stats)| !cell.is_empty() && stats.mostly_numbers();
+    let over_numbers =
+        |(cell, stats): (&String, &Stats)| !cell.is_empty() && stats.mostly_numbers();
     Ok(columns().any(over_numbers)
         || columns().all(|(cell, stats)| !stats.distinct.contains_key(cell)))
 }

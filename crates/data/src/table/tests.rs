@@ -144,7 +144,9 @@ fn columns_are_chosen_by_name_or_place() {
         "{text}"
     );
     assert!(with(|o| o.target = Some(4.into())).contains("no column 4"));
-    assert!(with(|o| o.ignore = vec![3.into()]).contains("is the target and cannot be in data.ignore"));
+    assert!(
+        with(|o| o.ignore = vec![3.into()]).contains("is the target and cannot be in data.ignore")
+    );
     assert!(
         with(|o| {
             o.numeric = vec!["a".into()];
@@ -173,7 +175,10 @@ fn two_columns_of_one_name_are_refused() {
     let path = tmp.path().join("new.csv");
     std::fs::write(&path, "a,b,a\n1,2,3\n").unwrap();
     let text = table(&data).read_rows(&path).unwrap_err().to_string();
-    assert!(text.contains("new.csv: line 1: several columns are called \"a\""), "{text}");
+    assert!(
+        text.contains("new.csv: line 1: several columns are called \"a\""),
+        "{text}"
+    );
 }
 
 #[test]
@@ -192,7 +197,10 @@ fn a_first_line_that_may_be_names_or_data_is_refused() {
     assert!(bad("1,2,3\n5,6,0\n7,8,1\n9,9,0\n").contains("the class \"3\""));
     // A number's name: the column tells.
     let text = bad("2001,2002,price\n1,2,0.5\n3,4,0.25\n");
-    assert!(text.contains("also \"price\" above a column of numbers"), "{text}");
+    assert!(
+        text.contains("also \"price\" above a column of numbers"),
+        "{text}"
+    );
     assert!(text.ends_with(remedy), "{text}");
     let with = |header| CsvOptions {
         header,

@@ -1,4 +1,4 @@
-//! How good a model is: accuracy, precision and recall, ROC curves, running averages.
+//! How good a model is: accuracy, precision and recall, ROC curves.
 //!
 //! Metrics are computed on the host in `f64`, from tensors or plain slices, and agree with
 //! scikit-learn's functions of the same names.
@@ -6,9 +6,7 @@
 mod classification;
 mod confusion;
 mod roc;
-mod running;
 
 pub use classification::{accuracy, predictions, top_k};
 pub use confusion::{Average, ConfusionMatrix};
 pub use roc::{auroc, auroc_one_vs_rest};
-pub use running::Mean;

@@ -68,8 +68,17 @@ pub struct DataRecipe {
     pub target: Option<String>,
     pub task: Option<String>,
     pub missing: Option<String>,
+    pub missing_markers: Option<Vec<String>>,
     #[serde(default)]
     pub ignore: Vec<String>,
+    #[serde(default)]
+    pub categorical: Vec<String>,
+    #[serde(default)]
+    pub numeric: Vec<String>,
+    pub max_categories: Option<usize>,
+    pub header: Option<String>,
+    pub delimiter: Option<String>,
+    pub skip_lines: Option<usize>,
     pub height: Option<usize>,
     pub width: Option<usize>,
     pub channels: Option<String>,
@@ -236,7 +245,8 @@ impl Recipe {
         Self::parse(name_or_file, &text, set)
     }
 
-    /// Reads a recipe from TOML text; `file` is what errors call it.
+    /// Reads a recipe from TOML text; `file` is what errors call it. A path in it is taken from the
+    /// working folder and made absolute, so that a run finds its data from wherever it is used.
     ///
     /// # Errors
     /// As [`Recipe::load`].
@@ -245,7 +255,10 @@ impl Recipe {
         for assignment in set {
             values.set(assignment)?;
         }
-        let values = values.resolve()?;
+        let mut values = values.resolve()?;
+        if let Some(toml::Value::String(path)) = values.get_mut("data.path") {
+            *path = absolute(path)?;
+        }
         let mut recipe: Self = toml::Value::Table(read::nest(&values))
             .try_into()
             .map_err(|error| Error::Recipe(format!("{file}: {error}")))?;
@@ -311,6 +324,13 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// A path that means the same from any working folder.
+fn absolute(path: &str) -> Result<String> {
+    let whole = std::path::absolute(path).map_err(io("find", Path::new(path)))?;
+    // Recipes are text, so a folder whose name is none leaves the path as it was given.
+    Ok(whole.to_str().unwrap_or(path).to_owned())
 }
 
 /// The names of the built-in recipes.
@@ -421,6 +441,16 @@ mod tests {
         assert!(error("", &set).contains("lists 2 layers, but model.layers = 3"));
         let list = "[model]\nneurons = [64, 32]";
         assert!(error(list, &["model.layers=3"]).contains("model.layers = 3"));
+    }
+
+    #[test]
+    fn a_path_means_the_same_from_any_folder() {
+        let set = ["data.name=csv".to_owned(), "data.path=some.csv".to_owned()];
+        let recipe = Recipe::parse("r", "", &set).unwrap();
+        let here = std::env::current_dir().unwrap().join("some.csv");
+        assert_eq!(recipe.data.path.as_deref(), here.to_str());
+        let stored = Recipe::parse("r", &recipe.to_toml(), &[]).unwrap();
+        assert_eq!(stored.first_difference(&recipe), None);
     }
 
     #[test]

@@ -162,7 +162,7 @@ pub const KEYS: &[Key] = &[
         "data.path",
         Kind::Text,
         "",
-        "CSV file, or folder of class/image.png",
+        "CSV file, or folder of class/image.png, or of train, val and test with such in them",
     )
     .only("data.name", &["csv", "images"]),
     key(
@@ -186,7 +186,56 @@ pub const KEYS: &[Key] = &[
         "what replaces missing values",
     )
     .only("data.name", &["csv"]),
+    key(
+        "data.missing_markers",
+        Kind::Texts,
+        r#"["NA", "N/A", "NaN", "nan", "null", "NULL", "?"]"#,
+        "texts that stand for a missing value, besides an empty cell",
+    )
+    .only("data.name", &["csv"]),
     key("data.ignore", Kind::Texts, "[]", "columns to leave out").only("data.name", &["csv"]),
+    key(
+        "data.categorical",
+        Kind::Texts,
+        "[]",
+        "columns of categories that look like numbers",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.numeric",
+        Kind::Texts,
+        "[]",
+        "columns of numbers that look like text",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.max_categories",
+        Kind::Int(1, 10_000),
+        "100",
+        "more different texts in a column are refused",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.header",
+        Kind::Choice(&["auto", "yes", "no"]),
+        "\"auto\"",
+        "whether the first line holds the columns' names; without, they are c0, c1, ...",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.delimiter",
+        Kind::Choice(&[",", ";", "|", ":", "tab", "space"]),
+        "",
+        "what separates the cells; default: found out from the first line",
+    )
+    .only("data.name", &["csv"]),
+    key(
+        "data.skip_lines",
+        Kind::Int(0, i64::MAX),
+        "0",
+        "lines to pass over at the top of the file",
+    )
+    .only("data.name", &["csv"]),
     key(
         "data.height",
         Kind::Int(1, 4096),
@@ -212,7 +261,7 @@ pub const KEYS: &[Key] = &[
         "data.test",
         Kind::Float(0.01, 0.9),
         "0.2",
-        "fraction kept for the test",
+        "fraction kept for the test, where the data has no test part",
     )
     .only(
         "data.name",
@@ -230,13 +279,13 @@ pub const KEYS: &[Key] = &[
         "data.validation",
         Kind::Float(0.0, 0.9),
         "0.1",
-        "fraction of the training data kept for validation; 0: none",
+        "fraction of the training data kept for validation, where the data has no such part; 0: none",
     ),
     key(
         "data.normalize",
         Kind::Choice(&["standard", "min_max", "none"]),
         "\"standard\"",
-        "standard: mean 0, deviation 1; min_max: from 0 to 1; by the training data",
+        "of inputs, by the training data: standard: mean 0, deviation 1; min_max: from 0 to 1",
     ),
     // augmentation
     key(
@@ -444,7 +493,7 @@ pub const KEYS: &[Key] = &[
         "regularization.label_smoothing",
         UNIT,
         "0.0",
-        "share of the target spread over all classes",
+        "share of the target spread over all classes, in training",
     ),
     key(
         "regularization.clip_norm",

@@ -46,7 +46,7 @@ fn add(
 pub struct Evaluation {
     /// Examples.
     pub samples: usize,
-    /// Mean loss, and "accuracy" or "mae".
+    /// Mean loss, and "accuracy", or "mae" and "rmse" in the target's own units.
     pub scores: Scores,
     /// For classes only.
     pub classes: Option<ClassFigures>,
@@ -95,7 +95,7 @@ impl Evaluation {
 /// If the model does not fit the data.
 pub fn evaluate<M: Layer>(model: &M, loader: &Loader) -> Result<Evaluation> {
     let schema = loader.dataset().schema();
-    let task = Supervised::of(schema, 0.0);
+    let task = Supervised::of(schema, loader.rule(), 0.0);
     let mut running = Running::default();
     let names = schema.classes();
     let mut confusion = names.map(|names| ConfusionMatrix::new(names.len()));
@@ -127,9 +127,14 @@ pub fn evaluate<M: Layer>(model: &M, loader: &Loader) -> Result<Evaluation> {
             .flatten(),
         confusion,
     });
+    let mut scores = running.mean();
+    if let Supervised::Regression { scale } = task {
+        let rmse = scores.loss.sqrt() * scale;
+        scores.metrics.push(("rmse".to_owned(), rmse));
+    }
     Ok(Evaluation {
         samples: running.samples() as usize,
-        scores: running.mean(),
+        scores,
         classes,
     })
 }

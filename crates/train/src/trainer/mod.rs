@@ -137,7 +137,7 @@ impl<'a, M: Module> Trainer<'a, M> {
         M: Layer,
     {
         let smoothing = self.config.regularization.label_smoothing;
-        let task = Supervised::of(train.schema(), smoothing);
+        let task = Supervised::of(train.schema(), self.preprocess.as_ref(), smoothing);
         self.fit_task(&task, model, train, validation)
     }
 

@@ -1,8 +1,8 @@
 //! What a model is trained for: how a batch becomes a loss.
 
-use fornax_data::{Batch, Schema};
+use fornax_data::{Batch, Preprocess, Schema};
 use fornax_nn::{CrossEntropyLoss, Layer, Loss, MSELoss, Module};
-use fornax_tensor::{DType, Tensor};
+use fornax_tensor::{DType, Tensor, is_recording};
 
 /// What a batch yields.
 pub struct Outcome {
@@ -27,20 +27,27 @@ pub trait Task<M: Module> {
 pub enum Supervised {
     /// The output is `[batch, classes]` logits: cross-entropy, and the metric "accuracy".
     Classification {
-        /// The share of the target that is spread over all classes.
+        /// The share of the target that is spread over all classes, in training only: losses of
+        /// validation and test are without it.
         label_smoothing: f64,
     },
     /// The output has as many numbers as the target: mean squared error, and the metric "mae",
     /// the mean absolute error.
-    Regression,
+    Regression {
+        /// How many of the target's own units a difference of 1 is. The loss is in the units that
+        /// the network sees, "mae" in the target's own.
+        scale: f64,
+    },
 }
 
 impl Supervised {
-    /// The task that the target of some data suggests.
-    pub fn of(schema: &Schema, label_smoothing: f64) -> Self {
+    /// The task that the target of some data suggests, scaled by `rule`.
+    pub fn of(schema: &Schema, rule: Option<&Preprocess>, label_smoothing: f64) -> Self {
         match schema.classes() {
             Some(_) => Self::Classification { label_smoothing },
-            None => Self::Regression,
+            None => Self::Regression {
+                scale: rule.map_or(1.0, Preprocess::target_scale),
+            },
         }
     }
 
@@ -48,20 +55,21 @@ impl Supervised {
     pub fn judge(&self, output: &Tensor, target: &Tensor) -> Outcome {
         match *self {
             Self::Classification { label_smoothing } => {
-                let loss = CrossEntropyLoss::default().label_smoothing(label_smoothing);
+                let smoothing = if is_recording() { label_smoothing } else { 0.0 };
+                let loss = CrossEntropyLoss::default().label_smoothing(smoothing);
                 let right = output.detach().argmax(-1).eq(target);
                 Outcome {
                     loss: loss.forward(output, target),
                     metrics: vec![("accuracy", right.to_dtype(DType::F64).mean(..))],
                 }
             }
-            Self::Regression => {
+            Self::Regression { scale } => {
                 // `[batch, 1]` beside `[batch]` would broadcast to a square.
                 let output = output.reshape(target.shape());
                 let error = (output.detach() - target).abs();
                 Outcome {
                     loss: MSELoss::default().forward(&output, target),
-                    metrics: vec![("mae", error.mean(..))],
+                    metrics: vec![("mae", error.mean(..) * scale)],
                 }
             }
         }

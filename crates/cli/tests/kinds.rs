@@ -1,0 +1,185 @@
+//! Every kind of data, from its files to a prediction, by the program.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use fornax::data::idx::{Idx, IdxData};
+use serde_json::Value;
+
+fn start(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fornax"))
+        .args(args)
+        .current_dir(folder)
+        .env_remove("FORNAX_DATA")
+        .output()
+        .unwrap()
+}
+
+/// Runs the program in `folder`; what it prints.
+#[track_caller]
+fn fornax(folder: &Path, args: &[&str]) -> String {
+    let output = start(folder, args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The last object that the program prints.
+#[track_caller]
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let text = fornax(folder, &[args, &["--json"]].concat());
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn picture(path: &Path, colour: [u8; 3]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::RgbImage::from_pixel(8, 8, image::Rgb(colour))
+        .save(path)
+        .unwrap();
+}
+
+/// A CSV file of houses whose price is a plain sum: about 200,000.
+fn houses(path: &Path) {
+    let mut text = String::from("rooms,area,price\n");
+    for i in 0..500u32 {
+        let (rooms, area) = (1 + i * 7 % 6, 40 + i * 37 % 160);
+        text += &format!("{rooms},{area},{}\n", 20_000 * rooms + 1_200 * area);
+    }
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn numbers_in_any_unit_are_learnt_and_told_in_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    houses(&folder.join("houses.csv"));
+    fs::write(
+        folder.join("houses.toml"),
+        "name = \"houses\"\n[data]\nname = \"csv\"\npath = \"houses.csv\"\n",
+    )
+    .unwrap();
+    let report = json(folder, &["train", "houses.toml", "--out", "run"]);
+    // The prices' standard deviation is about 65,000.
+    let mae = report["test_mae"].as_f64().unwrap();
+    assert!((10.0..15_000.0).contains(&mae), "{report}");
+    assert!(report["test_rmse"].as_f64().unwrap() >= mae, "{report}");
+    assert!(report["test_loss"].as_f64().unwrap() < 0.1, "{report}");
+
+    // From another folder: the run knows where its data lies.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let run = folder.join("run").display().to_string();
+    let figures = json(elsewhere.path(), &["eval", &run]);
+    assert_eq!(figures["test_mae"], report["test_mae"]);
+
+    let answer = json(elsewhere.path(), &["predict", &run, "3,100"]);
+    let price = answer["values"][0].as_f64().unwrap();
+    assert!((price - 180_000.0).abs() < 40_000.0, "{answer}");
+
+    let told = fornax(folder, &["train", "houses.toml", "--set", "epochs=1"]);
+    assert!(
+        told.contains("curves.png") && !told.contains("confusion.png"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_table_with_quotes_categories_and_another_separator() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut text = String::from("size;kind;left\n");
+    for i in 0..120 {
+        let kind = ["\"small; old\"", "new"][i % 2];
+        text += &format!("{}.5;{kind};{}\n", i % 9, ["no", "yes"][i % 2]);
+    }
+    fs::write(folder.join("some.csv"), text).unwrap();
+    let set = [
+        "--set",
+        "data.name=csv",
+        "--set",
+        "data.path=some.csv",
+        "--out",
+        "run",
+    ];
+    json(folder, &[&["train", "iris"], &set[..]].concat());
+    let quoted = "2.5;\"small; old\"";
+    assert_eq!(json(folder, &["predict", "run", quoted])["class"], "no");
+    assert_eq!(json(folder, &["predict", "run", "2.5;new"])["class"], "yes");
+    fs::write(
+        folder.join("new.csv"),
+        "kind,size\nnew,1\n".replace(',', ";"),
+    )
+    .unwrap();
+    let answer = json(folder, &["predict", "run", "new.csv"]);
+    assert_eq!(
+        (&answer["class"], &answer["input"]),
+        (&"yes".into(), &"new.csv, row 1".into())
+    );
+
+    // What can be answered is, whatever comes after.
+    let output = start(folder, &["predict", "run", "2.5;new", "nofile.csv"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("yes"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nofile.csv"));
+}
+
+#[test]
+fn folders_of_pictures() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    for (part, count) in [("train", 12), ("valid", 4), ("test", 4)] {
+        for i in 0..count {
+            let path = |class: &str| folder.join(format!("set/{part}/{class}/{i}.png"));
+            picture(&path("blue"), [10 * i, 0, 200]);
+            picture(&path("red"), [200, 10 * i, 0]);
+        }
+    }
+    let set = "data.name=images data.path=set data.height=8 data.width=8 epochs=20 batch_size=8 \
+               model.name=cnn model.channels=[4] model.dense=8 optimizer.learning_rate=0.01";
+    fs::write(folder.join("empty.toml"), "").unwrap();
+    let mut args = vec!["train", "empty.toml", "--out", "run"];
+    args.extend(set.split_whitespace().flat_map(|set| ["--set", set]));
+    let report = json(folder, &args);
+    assert_eq!(report["test_samples"], 8, "{report}");
+    assert_eq!(report["test_accuracy"], 1.0, "{report}");
+    let answer = json(folder, &["predict", "run", "set/test/red/0.png"]);
+    assert_eq!(answer["class"], "red");
+    assert!(folder.join("run/confusion.png").exists());
+    let data = fs::read_to_string(folder.join("run/data.json")).unwrap();
+    let data: Value = serde_json::from_str(&data).unwrap();
+    let names = &data["schema"]["target"]["names"];
+    assert_eq!(*names, serde_json::json!(["blue", "red"]));
+}
+
+/// An IDX file of bytes.
+fn idx(path: &Path, dims: &[usize], bytes: impl Iterator<Item = u8>) {
+    let idx = Idx {
+        dims: dims.to_vec(),
+        data: IdxData::U8(bytes.collect()),
+    };
+    fs::write(path, idx.to_bytes()).unwrap();
+}
+
+#[test]
+fn idx_files() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let set = folder.join("data/mnist");
+    fs::create_dir_all(&set).unwrap();
+    for (part, count) in [("train", 200), ("t10k", 40)] {
+        let pixels = (0..count * 784).map(|i| {
+            let (class, row) = (i / 784 % 10, i % 784 / 28);
+            if row / 2 == class { 255 } else { (i % 7) as u8 }
+        });
+        let images = set.join(format!("{part}-images-idx3-ubyte"));
+        idx(&images, &[count, 28, 28], pixels);
+        let labels = set.join(format!("{part}-labels-idx1-ubyte"));
+        idx(&labels, &[count], (0..count).map(|i| (i % 10) as u8));
+    }
+    let set = "epochs=5 model.neurons=[32] batch_size=20 data.validation=0.1";
+    let mut args = vec!["train", "mnist", "--out", "run"];
+    args.extend(set.split_whitespace().flat_map(|set| ["--set", set]));
+    let report = json(folder, &args);
+    assert_eq!(report["test_samples"], 40);
+    assert_eq!(report["test_accuracy"], 1.0, "{report}");
+}
