@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Ends the temporary names, so that leftovers of a killed process can be told and removed.
 const SUFFIX: &str = ".tmp";
@@ -26,7 +27,8 @@ impl Drop for Temporary {
 /// Replaces `path` by what `fill` writes, atomically. The folder must exist.
 ///
 /// # Errors
-/// What the system says; then the old file is as it was, and the temporary one is removed.
+/// What the system says; then the old file is as it was, and the temporary one is removed. Only if
+/// the folder cannot be synced in the end, the new file is in place already.
 ///
 /// ```
 /// use std::io::Write;
@@ -40,12 +42,7 @@ pub fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let temporary = Temporary(temporary_name(path));
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&temporary.0)?;
+    let (temporary, file) = create_temporary(path)?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     fill(&mut file)?;
     file.flush()?;
@@ -71,12 +68,22 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn temporary_name(path: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    name.push(SUFFIX);
-    path.with_file_name(name)
+/// A new file that no other writer of `path` has: other threads count on, and another process of
+/// the same number (in another container) is passed over.
+fn create_temporary(path: &Path) -> io::Result<(Temporary, File)> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        name.push(format!(".{}{count:06}", std::process::id()));
+        name.push(SUFFIX);
+        let name = path.with_file_name(name);
+        match OpenOptions::new().write(true).create_new(true).open(&name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            file => return Ok((Temporary(name), file?)),
+        }
+    }
 }
 
 /// Removes what killed processes left half-written by [`write_atomic`] beside `path`. Nothing is
@@ -152,6 +159,25 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_write_one_file_leave_it_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        std::thread::scope(|scope| {
+            for byte in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_atomic(path, |f| f.write_all(&vec![byte; 100_000])).unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() == 100_000 && bytes.iter().all(|b| *b == bytes[0]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn leftovers_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model.safetensors");
@@ -167,7 +193,8 @@ mod tests {
         for name in others {
             fs::write(folder.path().join(name), b"x").unwrap();
         }
-        fs::write(temporary_name(&model), b"half").unwrap();
+        let (temporary, _) = create_temporary(&model).unwrap();
+        std::mem::forget(temporary);
         fs::write(folder.path().join(".model.safetensors.7.tmp"), b"half").unwrap();
         remove_leftovers(&model);
         let left = fs::read_dir(folder.path()).unwrap().count();

@@ -7,14 +7,16 @@
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, eval_all};
 use half::{bf16, f16};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// The longest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -100,6 +102,8 @@ pub fn save(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let path = path.as_ref();
+    // An index out of range is found before anything is written.
+    eval_all(&tensors.iter().map(|(_, t)| t).collect::<Vec<_>>())?;
     super::write_atomic(path, |file| write(file, tensors, metadata)).map_err(io_error(path))
 }
 
@@ -132,7 +136,8 @@ pub fn load(path: impl AsRef<Path>) -> Result<Loaded> {
 #[derive(Debug)]
 pub struct SafeTensors {
     path: PathBuf,
-    file: File,
+    /// Behind a lock, because reading moves its cursor.
+    file: Mutex<File>,
     /// Where the elements begin.
     base: u64,
     entries: Vec<FileEntry>,
@@ -181,12 +186,12 @@ impl SafeTensors {
         }
         let mut header = vec![0; size as usize];
         file.read_exact(&mut header).map_err(io_error(&path))?;
-        let header: Map<String, Value> = serde_json::from_slice(&header)
+        let Header(header) = serde_json::from_slice(&header)
             .map_err(|error| refuse(format!("its header is not a JSON object: {error}")))?;
         let (entries, metadata) = parse_header(header, length - 8 - size).map_err(refuse)?;
         Ok(SafeTensors {
             path,
-            file,
+            file: Mutex::new(file),
             base: 8 + size,
             entries,
             metadata,
@@ -219,7 +224,7 @@ impl SafeTensors {
             });
         };
         let mut bytes = vec![0; (entry.bytes.end - entry.bytes.start) as usize];
-        let mut file = &self.file;
+        let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
         file.seek(SeekFrom::Start(self.base + entry.bytes.start))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(io_error(&self.path))?;
@@ -227,9 +232,35 @@ impl SafeTensors {
     }
 }
 
-type Header = (Vec<FileEntry>, BTreeMap<String, String>);
+/// A header's entries, no two of one name.
+struct Header(Map<String, Value>);
 
-fn parse_header(header: Map<String, Value>, length: u64) -> Result<Header, String> {
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut entries = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if entries.contains_key(&name) {
+                        return Err(A::Error::custom(format!("`{name}` is there twice")));
+                    }
+                    entries.insert(name, value);
+                }
+                Ok(Header(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+type Parsed = (Vec<FileEntry>, BTreeMap<String, String>);
+
+fn parse_header(header: Map<String, Value>, length: u64) -> Result<Parsed, String> {
     let mut entries = Vec::new();
     let mut metadata = BTreeMap::new();
     for (name, value) in header {
@@ -542,5 +573,50 @@ mod tests {
     fn a_name_is_used_once() {
         let tensor = Tensor::from_vec(vec![1f32], [1]);
         bytes(&[("a".into(), tensor.clone()), ("a".into(), tensor)]);
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_refused() {
+        let one = r#"{"dtype":"U8","shape":[1],"data_offsets":[0,1]}"#;
+        let header = format!(r#"{{"t":{one},"t":{one}}}"#);
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.push(7);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let error = SafeTensors::open(&path).err().unwrap().to_string();
+        assert!(error.contains("`t` is there twice"), "{error}");
+    }
+
+    #[test]
+    fn threads_read_from_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let tensor = |i: usize| Tensor::full([5000], i as f64, DType::F32);
+        let tensors: Vec<_> = (0..8).map(|i| (format!("t{i}"), tensor(i))).collect();
+        save(&path, &tensors, &BTreeMap::new()).unwrap();
+        let file = SafeTensors::open(&path).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for entry in file.entries().iter().cycle().take(200) {
+                        let want: f32 = entry.name[1..].parse().unwrap();
+                        let read = file.tensor(entry).unwrap().to_vec::<f32>();
+                        assert!(read.iter().all(|&v| v == want));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_tensor_that_cannot_be_computed_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let bad =
+            Tensor::zeros([2], DType::F32).index_select(0, &Tensor::from_vec(vec![5i64], [1]));
+        assert!(save(&path, &[("bad".to_owned(), bad)], &BTreeMap::new()).is_err());
+        assert!(!path.exists());
     }
 }
