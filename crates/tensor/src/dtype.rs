@@ -52,6 +52,17 @@ impl DType {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
     }
 
+    /// Whether this is one of the two 16-bit floats.
+    pub const fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
+    /// The type that expressions of several steps are computed in, to be rounded once at the end:
+    /// `f32` for the 16-bit floats, any other type itself.
+    pub const fn widened(self) -> DType {
+        if self.is_half() { DType::F32 } else { self }
+    }
+
     /// Whether this is an integer type (`Bool` is not).
     pub const fn is_int(self) -> bool {
         matches!(self, DType::U8 | DType::I32 | DType::I64)
@@ -125,28 +136,32 @@ pub trait Element: Copy + Send + Sync + fmt::Debug + PartialEq + PartialOrd + 's
     fn to_f64(self) -> f64;
     /// The nearest value of this type (integers saturate, as Rust's `as` does).
     fn from_f64(v: f64) -> Self;
+    /// The nearest value of this type (narrower integers wrap, as Rust's `as` does).
+    fn from_i64(v: i64) -> Self;
 }
 
 macro_rules! element {
-    ($($t:ty => $d:ident, |$v:ident| $to:expr, |$w:ident| $from:expr;)*) => {$(
+    ($($t:ty => $d:ident, |$v:ident| $to:expr, |$w:ident| $from:expr, |$n:ident| $int:expr;)*) => {$(
         impl Element for $t {
             const DTYPE: DType = DType::$d;
             #[inline(always)]
             fn to_f64(self) -> f64 { let $v = self; $to }
             #[inline(always)]
             fn from_f64($w: f64) -> Self { $from }
+            #[inline(always)]
+            fn from_i64($n: i64) -> Self { $int }
         }
     )*};
 }
 element! {
-    bool => Bool, |v| v as u8 as f64, |w| w != 0.0;
-    u8 => U8, |v| v as f64, |w| w as u8;
-    i32 => I32, |v| v as f64, |w| w as i32;
-    i64 => I64, |v| v as f64, |w| w as i64;
-    f16 => F16, |v| v.to_f64(), |w| f16::from_f64(w);
-    bf16 => BF16, |v| v.to_f64(), |w| bf16::from_f64(w);
-    f32 => F32, |v| v as f64, |w| w as f32;
-    f64 => F64, |v| v, |w| w;
+    bool => Bool, |v| v as u8 as f64, |w| w != 0.0, |n| n != 0;
+    u8 => U8, |v| v as f64, |w| w as u8, |n| n as u8;
+    i32 => I32, |v| v as f64, |w| w as i32, |n| n as i32;
+    i64 => I64, |v| v as f64, |w| w as i64, |n| n;
+    f16 => F16, |v| v.to_f64(), |w| f16::from_f64(w), |n| f16::from_f64(n as f64);
+    bf16 => BF16, |v| v.to_f64(), |w| bf16::from_f64(w), |n| bf16::from_f64(n as f64);
+    f32 => F32, |v| v as f64, |w| w as f32, |n| n as f32;
+    f64 => F64, |v| v, |w| w, |n| n as f64;
 }
 
 /// Runs `$body` with `$T` bound to the Rust type of a [`DType`] value (`bool` as `u8`-sized `bool`).

@@ -97,10 +97,20 @@ impl Window {
             .checked_sub(self.kernel[i])
             .map_or(0, |r| r / self.stride[i] + 1)
     }
+
+    /// The output's shape for an input `[.., h, w]`.
+    fn out_shape(&self, x: &Shape) -> Option<Shape> {
+        let mut out = x.clone();
+        let lead = x.len().checked_sub(2)?;
+        for i in 0..2 {
+            out.dims_mut()[lead + i] = self.out_size(i, x[lead + i]);
+        }
+        Some(out)
+    }
 }
 
 impl Fast {
-    /// One of each, for the test that compares kernels with definitions.
+    /// At least one of each, for the test that compares kernels with definitions.
     pub fn registry() -> Vec<Fast> {
         let window = Window {
             kernel: [3, 2],
@@ -113,26 +123,35 @@ impl Fast {
             count_include_pad: false,
             ..window
         };
-        vec![
-            Fast::Softmax { log: false },
-            Fast::Softmax { log: true },
-            Fast::SoftmaxGrad { log: false },
-            Fast::SoftmaxGrad { log: true },
-            Fast::CrossEntropy { ignore_index: -100 },
-            Fast::CrossEntropyGrad { ignore_index: -100 },
-            Fast::LayerNorm { eps },
-            Fast::LayerNormGrad { eps },
-            Fast::LayerNormGradWeight { eps },
-            Fast::BatchNorm { eps },
-            Fast::BatchNormGrad { eps },
-            Fast::BatchNormGradWeight { eps },
-            Fast::MaxPool(window),
-            Fast::MaxPoolGrad(window),
-            Fast::AvgPool(window),
-            Fast::AvgPool(inner),
-            Fast::AvgPoolGrad(window, [7, 6]),
-            Fast::AvgPoolGrad(inner, [7, 6]),
-        ]
+        let ignore_index = -100;
+        let mut all = Vec::new();
+        macro_rules! examples {
+            ($($kind:pat => $ops:expr,)*) => {{
+                // Never called: a kind of op without examples does not compile.
+                let _ = |op: &Fast| match op { $($kind => {})* };
+                $(for op in $ops {
+                    assert!(matches!(op, $kind), "{op:?} is an example of another op");
+                    all.push(op);
+                })*
+            }};
+        }
+        examples! {
+            Fast::Softmax { .. } => [false, true].map(|log| Fast::Softmax { log }),
+            Fast::SoftmaxGrad { .. } => [false, true].map(|log| Fast::SoftmaxGrad { log }),
+            Fast::CrossEntropy { .. } => [Fast::CrossEntropy { ignore_index }],
+            Fast::CrossEntropyGrad { .. } => [Fast::CrossEntropyGrad { ignore_index }],
+            Fast::LayerNorm { .. } => [Fast::LayerNorm { eps }],
+            Fast::LayerNormGrad { .. } => [Fast::LayerNormGrad { eps }],
+            Fast::LayerNormGradWeight { .. } => [Fast::LayerNormGradWeight { eps }],
+            Fast::BatchNorm { .. } => [Fast::BatchNorm { eps }],
+            Fast::BatchNormGrad { .. } => [Fast::BatchNormGrad { eps }],
+            Fast::BatchNormGradWeight { .. } => [Fast::BatchNormGradWeight { eps }],
+            Fast::MaxPool(_) => [Fast::MaxPool(window)],
+            Fast::MaxPoolGrad(_) => [Fast::MaxPoolGrad(window)],
+            Fast::AvgPool(_) => [window, inner].map(Fast::AvgPool),
+            Fast::AvgPoolGrad(..) => [window, inner].map(|w| Fast::AvgPoolGrad(w, [7, 6])),
+        }
+        all
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -177,6 +196,108 @@ impl Fast {
         }
     }
 
+    /// The shapes that the inputs must have, given the first's; `None` if no first input like that
+    /// will do.
+    fn input_shapes(&self, x: &Shape) -> Option<Vec<Shape>> {
+        let last = || x.last().map(|&n| Shape::from([n]));
+        let channels = || x.get(1).map(|&c| Shape::from([c]));
+        let rows = || (x.len() == 2).then(|| Shape::from([x[0]]));
+        let x = x.clone();
+        Some(match self {
+            Fast::Softmax { .. } => {
+                last()?;
+                vec![x]
+            }
+            Fast::SoftmaxGrad { .. } => {
+                last()?;
+                vec![x.clone(), x]
+            }
+            Fast::CrossEntropy { .. } => vec![x.clone(), rows()?],
+            Fast::CrossEntropyGrad { .. } => vec![x.clone(), rows()?, rows()?],
+            Fast::LayerNorm { .. } => vec![x.clone(), last()?, last()?],
+            Fast::LayerNormGrad { .. } => vec![x.clone(), last()?, x],
+            Fast::LayerNormGradWeight { .. } => {
+                last()?;
+                vec![x.clone(), x]
+            }
+            Fast::BatchNorm { .. } => {
+                let c = channels()?;
+                vec![x, c.clone(), c.clone(), c.clone(), c]
+            }
+            Fast::BatchNormGrad { .. } => {
+                let c = channels()?;
+                vec![x.clone(), c.clone(), c.clone(), c, x]
+            }
+            Fast::BatchNormGradWeight { .. } => {
+                let c = channels()?;
+                vec![x.clone(), c.clone(), c, x]
+            }
+            Fast::MaxPool(w) | Fast::AvgPool(w) => {
+                w.out_shape(&x)?;
+                vec![x]
+            }
+            Fast::MaxPoolGrad(w) => vec![x.clone(), w.out_shape(&x)?],
+            Fast::AvgPoolGrad(w, size) => {
+                let lead = x.len().checked_sub(2)?;
+                let mut wide = x.clone();
+                wide.dims_mut()[lead..].copy_from_slice(size);
+                vec![w.out_shape(&wide)?]
+            }
+        })
+    }
+
+    /// Whether input `i` holds classes and not floats.
+    fn takes_classes(&self, i: usize) -> bool {
+        let kind = matches!(
+            self,
+            Fast::CrossEntropy { .. } | Fast::CrossEntropyGrad { .. }
+        );
+        kind && i == 1
+    }
+
+    /// Refuses inputs that the kernel could not read: it trusts shapes and element types.
+    ///
+    /// All floats are of the first's type; beside a half-precision one they may be `f32`, as in
+    /// PyTorch's norms.
+    #[track_caller]
+    pub(crate) fn check(&self, inputs: &[&Tensor]) {
+        let (name, x) = (self.name(), inputs[0]);
+        let given = || {
+            let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
+            format!("{shapes:?}")
+        };
+        match self.input_shapes(&x.0.shape) {
+            None => panic!(
+                "{name}: the first of the shapes {} does not suit it",
+                given()
+            ),
+            Some(want) if !want.iter().eq(inputs.iter().map(|t| &t.0.shape)) => {
+                panic!("{name}: shapes {}, expected {want:?}", given())
+            }
+            Some(_) => {}
+        }
+        if !x.dtype().is_float() {
+            panic!(
+                "{name}: not defined for {}; convert it with to_dtype first",
+                x.dtype()
+            );
+        }
+        for (i, t) in inputs.iter().enumerate() {
+            let suits = if self.takes_classes(i) {
+                t.dtype() == DType::I64
+            } else {
+                t.dtype() == x.dtype() || t.dtype() == x.dtype().widened()
+            };
+            if !suits {
+                panic!(
+                    "{name}: input {i} is {} beside {}; convert one of them with to_dtype",
+                    t.dtype(),
+                    x.dtype()
+                );
+            }
+        }
+    }
+
     pub(crate) fn infer(&self, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
         let (x, dtype) = inputs[0];
         let shape = match self {
@@ -184,12 +305,7 @@ impl Fast {
             Fast::LayerNormGradWeight { .. } => Shape::from([x[x.len() - 1]]),
             Fast::BatchNormGradWeight { .. } => Shape::from([x[1]]),
             Fast::MaxPool(w) | Fast::AvgPool(w) => {
-                let mut shape = x.clone();
-                for i in 0..2 {
-                    let d = x.len() - 2 + i;
-                    shape.dims_mut()[d] = w.out_size(i, x[d]);
-                }
-                shape
+                w.out_shape(x).expect("the inputs have been checked")
             }
             Fast::AvgPoolGrad(_, size) => {
                 let mut shape = x.clone();
@@ -345,24 +461,25 @@ impl Fast {
     }
 
     /// The op applied, by its kernel. The methods of [`Tensor`] are the friendlier way.
+    ///
+    /// # Panics
+    /// If number, shapes or element types of the inputs are not the op's.
+    #[track_caller]
     pub fn apply(&self, inputs: &[Tensor]) -> Tensor {
         self.clone().call(&inputs.iter().collect::<Vec<_>>())
     }
 
     /// The op applied: by its kernel, or by its definition if `FORNAX_FAST=0`.
+    #[track_caller]
     pub(crate) fn call(self, inputs: &[&Tensor]) -> Tensor {
+        self.check(inputs);
         let dtype = inputs[0].dtype();
-        if !matches!(dtype, DType::F32 | DType::F64) {
-            let wide: Vec<Tensor> = inputs
-                .iter()
-                .map(|t| {
-                    if t.dtype() == dtype {
-                        t.to_dtype(DType::F32)
-                    } else {
-                        (*t).clone()
-                    }
-                })
-                .collect();
+        if dtype.is_half() {
+            let widened = |(i, t): (usize, &&Tensor)| match self.takes_classes(i) {
+                true => (*t).clone(),
+                false => t.to_dtype(dtype.widened()),
+            };
+            let wide: Vec<Tensor> = inputs.iter().enumerate().map(widened).collect();
             return self.call(&wide.iter().collect::<Vec<_>>()).to_dtype(dtype);
         }
         if !crate::plan::options().fast {

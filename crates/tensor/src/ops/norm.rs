@@ -61,7 +61,8 @@ impl Tensor {
     }
 
     /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last `axes` axes, with the biased
-    /// variance; weight and bias have the shape of those axes (Ba et al. 2016).
+    /// variance; weight and bias have the shape of those axes (Ba et al. 2016). Beside half
+    /// precision they may be `f32`; else they are of the tensor's type.
     #[track_caller]
     pub fn layer_norm(
         &self,
@@ -85,18 +86,23 @@ impl Tensor {
         };
         let (weight, bias) = (flat("weight", weight, 1.0), flat("bias", bias, 0.0));
         let x = self.reshape([rows, n]);
+        let op = Fast::LayerNorm { eps };
         if self.numel() == 0 {
+            op.check(&[&x, &weight, &bias]);
             // Nothing to normalise, but weight and bias have their gradient: zeros.
-            return (x * weight + bias).reshape(self.shape());
+            return (x * weight + bias)
+                .to_dtype(self.dtype())
+                .reshape(self.shape());
         }
-        Fast::LayerNorm { eps }
-            .call(&[&x, &weight, &bias])
-            .reshape(self.shape())
+        op.call(&[&x, &weight, &bias]).reshape(self.shape())
     }
 
     /// Normalisation by the statistics of the batch, per channel of `[n, c, ..]`: returns the
     /// result, the mean and the biased variance (Ioffe & Szegedy 2015). Gradients flow through
     /// the result alone.
+    ///
+    /// Beside half precision weight and bias may be `f32`; mean and variance are of the weight's
+    /// type.
     #[track_caller]
     pub fn batch_norm_train(
         &self,
@@ -106,14 +112,17 @@ impl Tensor {
     ) -> (Tensor, Tensor, Tensor) {
         let (weight, bias) = self.channel_affine(weight, bias);
         let axes = all_but_channels(self);
-        let x = self.detach();
+        // Not rounded before they are used.
+        let x = self.detach().to_dtype(self.dtype().widened());
         let mean = x.mean(axes.clone());
         let var = (&x - channelwise(&mean, self)).square().mean(axes);
         let y = Fast::BatchNorm { eps }.call(&[self, &mean, &var, &weight, &bias]);
-        (y, mean, var)
+        let dtype = weight.dtype();
+        (y, mean.to_dtype(dtype), var.to_dtype(dtype))
     }
 
-    /// Normalisation by given statistics, per channel of `[n, c, ..]`.
+    /// Normalisation by given statistics, per channel of `[n, c, ..]`. Beside half precision the
+    /// other operands may be `f32`; else they are of the tensor's type.
     #[track_caller]
     pub fn batch_norm_eval(
         &self,
@@ -124,9 +133,14 @@ impl Tensor {
         eps: f64,
     ) -> Tensor {
         let (weight, bias) = self.channel_affine(weight, bias);
+        // The same expression with given statistics: the same operands.
+        Fast::BatchNorm { eps }.check(&[self, mean, var, &weight, &bias]);
+        let [x, mean, var, weight, bias] =
+            [self, mean, var, &weight, &bias].map(|t| t.to_dtype(self.dtype().widened()));
         let scale = (var + eps).rsqrt() * weight;
         let shift = bias - mean * &scale;
-        self * channelwise(&scale, self) + channelwise(&shift, self)
+        let y = x * channelwise(&scale, self) + channelwise(&shift, self);
+        y.to_dtype(self.dtype())
     }
 
     #[track_caller]
