@@ -9,7 +9,7 @@
 //! (they are computed in `f32`). No engine may contract a multiplication and an addition. So
 //! cutting a tape in two changes no bit.
 
-use crate::DType;
+use crate::{DType, Element};
 use std::fmt;
 
 /// The index of an instruction, which is also the name of the value it defines.
@@ -270,7 +270,8 @@ impl Tape {
     }
 }
 
-fn unary_exists(op: Unary, dtype: DType) -> bool {
+/// Whether a type has the function.
+pub(crate) fn unary_exists(op: Unary, dtype: DType) -> bool {
     use Unary::*;
     match op {
         Not => !dtype.is_float(),
@@ -279,7 +280,8 @@ fn unary_exists(op: Unary, dtype: DType) -> bool {
     }
 }
 
-fn binary_exists(op: Binary, dtype: DType) -> bool {
+/// Whether two values of a type have the function.
+pub(crate) fn binary_exists(op: Binary, dtype: DType) -> bool {
     use Binary::*;
     match op {
         And | Or | Xor => !dtype.is_float(),
@@ -320,30 +322,22 @@ pub enum Scalar {
 }
 
 impl Scalar {
+    /// The value as an element of a tensor, by the rules of [`Instr::Cast`]: floats saturate in
+    /// integers, integers wrap in narrower ones.
+    pub fn to<T: Element>(self) -> T {
+        match self {
+            Scalar::F64(v) => T::from_f64(v),
+            Scalar::I64(v) => T::from_i64(v),
+            Scalar::Bool(v) => T::from_i64(v as i64),
+        }
+    }
+
     /// The value as `f64`.
     pub fn to_f64(self) -> f64 {
         match self {
             Scalar::F64(v) => v,
             Scalar::I64(v) => v as f64,
             Scalar::Bool(v) => v as u8 as f64,
-        }
-    }
-
-    /// The value as `i64`, floats truncated and saturated.
-    pub fn to_i64(self) -> i64 {
-        match self {
-            Scalar::F64(v) => v as i64,
-            Scalar::I64(v) => v,
-            Scalar::Bool(v) => v as i64,
-        }
-    }
-
-    /// Whether the value is not zero.
-    pub fn to_bool(self) -> bool {
-        match self {
-            Scalar::F64(v) => v != 0.0,
-            Scalar::I64(v) => v != 0,
-            Scalar::Bool(v) => v,
         }
     }
 }

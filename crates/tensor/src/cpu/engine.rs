@@ -294,15 +294,10 @@ impl Kernel for Fill {
         let value = slots.scalars[0];
         let mut bytes = [0u8; 8];
         let size = self.dtype.size();
-        match self.dtype {
-            DType::I64 => bytes = value.to_i64().to_ne_bytes(),
-            DType::Bool => bytes[0] = value.to_bool() as u8,
-            d => with_dtype!(d, T => {
-                let v = <T as crate::Element>::from_f64(value.to_f64());
-                // SAFETY: every element type is plain bytes, at most 8 of them.
-                unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(v) }
-            }),
-        }
+        with_dtype!(self.dtype, T => {
+            // SAFETY: every element type is plain bytes, at most 8 of them.
+            unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value.to::<T>()) }
+        });
         // SAFETY: the result has `numel` elements.
         unsafe { copy::fill(&bytes[..size], &[self.numel], ptr(&args[0]), &[1]) };
         Ok(())

@@ -1,5 +1,6 @@
 //! Tensors from data, and tensors full of one thing.
 
+use super::elementwise::integer_range;
 use crate::dtype::{DType, Element};
 use crate::engine::Storage;
 use crate::node::Inputs;
@@ -39,12 +40,25 @@ impl Tensor {
         Tensor::from_slice(&[value], ())
     }
 
-    /// `value` everywhere. Costs no memory until it is read as such.
+    /// `value` everywhere. Costs no memory until it is read as such. Integers get the whole part.
+    ///
+    /// # Panics
+    /// If an integer type cannot hold the value. As in PyTorch, `U8` takes -255 to -1 modulo 256.
+    #[track_caller]
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType) -> Tensor {
-        let scalar = match dtype {
-            DType::Bool => Scalar::Bool(value != 0.0),
-            d if d.is_int() => Scalar::I64(value as i64),
-            _ => Scalar::F64(value),
+        let scalar = match integer_range(dtype) {
+            None if dtype == DType::Bool => Scalar::Bool(value != 0.0),
+            None => Scalar::F64(value),
+            Some((low, high)) => {
+                let low = if dtype == DType::U8 { -high } else { low };
+                // The float next to `i64::MAX` lies above it, where `as` saturates.
+                let whole = value.trunc();
+                let fits = (low as f64..=high as f64).contains(&whole) && whole != i64::MAX as f64;
+                if !fits {
+                    panic!("full: {value} is not within {dtype}");
+                }
+                Scalar::I64(whole as i64)
+            }
         };
         Tensor::constant(scalar, shape.into(), dtype)
     }
@@ -74,6 +88,7 @@ impl Tensor {
     }
 
     /// `value` everywhere, of this tensor's shape and type.
+    #[track_caller]
     pub fn full_like(&self, value: f64) -> Tensor {
         Tensor::full(self.shape(), value, self.dtype())
     }

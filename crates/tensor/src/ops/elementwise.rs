@@ -4,7 +4,7 @@ use crate::dtype::DType;
 use crate::node::Inputs;
 use crate::prim::{Prim, binary_name};
 use crate::shape::Shape;
-use crate::tape::{Binary, Scalar, Unary};
+use crate::tape::{Binary, Scalar, Unary, binary_exists, unary_exists};
 use crate::tensor::Tensor;
 use std::ops;
 
@@ -25,23 +25,45 @@ macro_rules! numbers {
 // One float and one integer type only: so the compiler knows what `x * 2.0` means at once.
 numbers!(f64 => F64, i64 => I64);
 
+/// The type of an op on a tensor of `dtype` and a number.
+fn promoted(dtype: DType, number: Scalar) -> DType {
+    match number {
+        Scalar::F64(_) if !dtype.is_float() => DType::F32,
+        Scalar::I64(_) if dtype == DType::Bool => DType::I64,
+        _ => dtype,
+    }
+}
+
+/// The least and the greatest value of an integer type.
+pub(super) fn integer_range(dtype: DType) -> Option<(i64, i64)> {
+    match dtype {
+        DType::U8 => Some((0, u8::MAX as i64)),
+        DType::I32 => Some((i32::MIN as i64, i32::MAX as i64)),
+        DType::I64 => Some((i64::MIN, i64::MAX)),
+        _ => None,
+    }
+}
+
 impl Tensor {
-    /// A number as a constant that can stand beside `self`, and the common type.
-    fn beside(&self, number: Scalar) -> (Tensor, DType) {
-        let dtype = match number {
-            Scalar::F64(_) if !self.dtype().is_float() => DType::F32,
-            Scalar::I64(_) if self.dtype() == DType::Bool => DType::I64,
-            _ => self.dtype(),
-        };
+    /// A number as a constant that can stand beside `self`, of the common type.
+    fn beside(&self, number: Scalar) -> Tensor {
+        let dtype = promoted(self.dtype(), number);
         let scalar = match (number, dtype.is_float()) {
             (Scalar::I64(v), true) => Scalar::F64(v as f64),
             _ => number,
         };
-        (Tensor::constant(scalar, self.0.shape.clone(), dtype), dtype)
+        Tensor::constant(scalar, self.0.shape.clone(), dtype)
     }
 
     #[track_caller]
     pub(crate) fn unary(&self, op: Unary) -> Tensor {
+        if !unary_exists(op, self.dtype()) {
+            let name = format!("{op:?}").to_lowercase();
+            panic!(
+                "{name}: not defined for {0} tensors; use to_dtype first",
+                self.dtype()
+            );
+        }
         Tensor::op(Prim::Unary(op), [self])
     }
 
@@ -57,6 +79,13 @@ impl Tensor {
         } else {
             self.to_dtype(DType::F32)
         }
+    }
+
+    /// `f` of the tensor as real numbers. Half precision is widened to `f32` around it, so that an
+    /// expression of several steps rounds once, as PyTorch's kernels do.
+    pub(crate) fn widened(&self, f: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        let x = self.to_real();
+        f(&x.to_dtype(x.dtype().widened())).to_dtype(x.dtype())
     }
 
     /// Both brought to one type and shape.
@@ -100,19 +129,23 @@ impl Tensor {
             }
             _ => {}
         }
+        if !binary_exists(op, a.dtype()) {
+            let (name, dtype) = (binary_name(op), a.dtype());
+            panic!("{name}: not defined for {dtype} tensors; use to_dtype first");
+        }
         Tensor::op(Prim::Binary(op), [&a, &b])
     }
 
     #[track_caller]
     fn with_number(&self, op: Binary, number: Scalar) -> Tensor {
-        let (constant, dtype) = self.beside(number);
-        self.to_dtype(dtype).binary(op, &constant)
+        let constant = self.beside(number);
+        self.to_dtype(constant.dtype()).binary(op, &constant)
     }
 
     #[track_caller]
     fn number_with(number: Scalar, op: Binary, x: &Tensor) -> Tensor {
-        let (constant, dtype) = x.beside(number);
-        constant.binary(op, &x.to_dtype(dtype))
+        let constant = x.beside(number);
+        constant.binary(op, &x.to_dtype(constant.dtype()))
     }
 
     /// The value converted to another element type. Floats go to integers towards zero, anything
@@ -145,7 +178,7 @@ impl Tensor {
         match exponent {
             1.0 => x,
             2.0 => x.square(),
-            3.0 => x.square() * &x,
+            3.0 => x.widened(|x| x.square() * x),
             0.5 => x.sqrt(),
             -1.0 => x.recip(),
             -0.5 => x.rsqrt(),
@@ -160,12 +193,23 @@ impl Tensor {
     }
 
     /// Limited to `[min, max]`; NaN stays. The gradient passes where the value was strictly inside.
+    /// Bounds promote as numbers beside an operator do: an integer tensor stays one between two
+    /// integers only.
     #[track_caller]
-    pub fn clamp(&self, min: f64, max: f64) -> Tensor {
+    pub fn clamp(&self, min: impl Number, max: impl Number) -> Tensor {
+        let bounds = [min.scalar(), max.scalar()];
+        let dtype = bounds
+            .iter()
+            .fold(self.dtype(), |d, &bound| promoted(d, bound));
+        let x = self.to_dtype(dtype);
+        // A bound beyond the type's range limits nothing; it must not wrap around into it.
+        let [min, max] = bounds.map(|bound| match (bound, integer_range(dtype)) {
+            (Scalar::I64(v), Some((low, high))) => x.beside(Scalar::I64(v.clamp(low, high))),
+            _ => x.beside(bound),
+        });
         // Written with `where` and not with maximum/minimum, whose gradient halves at a tie.
-        let x = self;
-        let x = x.le_scalar(min).where_(&x.full_like(min), x);
-        x.ge_scalar(max).where_(&x.full_like(max), &x)
+        let x = x.le(&min).where_(&min, &x);
+        x.ge(&max).where_(&max, &x)
     }
 
     /// `a` where the (bool) tensor is true, else `b`.
@@ -201,6 +245,14 @@ impl Tensor {
         self.to_dtype(DType::Bool).unary(Unary::Not)
     }
 
+    /// -1, 0 or 1; 0 for NaN and booleans themselves, as in PyTorch.
+    pub fn sign(&self) -> Tensor {
+        if self.dtype() == DType::Bool {
+            return self.clone();
+        }
+        self.unary(Unary::Sign)
+    }
+
     /// True where the element is NaN.
     pub fn is_nan(&self) -> Tensor {
         self.ne(self)
@@ -227,8 +279,6 @@ macro_rules! unary_ops {
 unary_ops! {
     /// Absolute value.
     abs unary Abs;
-    /// -1, 0 or 1; 0 at 0, as PyTorch; NaN stays.
-    sign unary Sign;
     /// The largest integer not above.
     floor unary Floor;
     /// The smallest integer not below.

@@ -21,7 +21,7 @@ pub use random::philox;
 
 use super::{pool, simd};
 use crate::tape::{Binary, Instr, Key, Reg, Scalar, Slots, Tape, Unary};
-use crate::{DType, Layout};
+use crate::{DType, Layout, with_dtype};
 use kernels::Kernel;
 use load::Walk;
 use smallvec::SmallVec;
@@ -405,20 +405,9 @@ unsafe fn write_scalar(s: Scalar, dtype: DType, d: *mut u8) {
     // SAFETY: the caller's promise.
     unsafe {
         match dtype {
-            DType::Bool => *d = s.to_bool() as u8,
-            DType::U8 => match s {
-                Scalar::I64(v) => *d = v as u8,
-                _ => *d = s.to_f64() as u8,
-            },
-            DType::I32 => match s {
-                Scalar::I64(v) => *d.cast::<i32>() = v as i32,
-                _ => *d.cast::<i32>() = s.to_f64() as i32,
-            },
-            DType::I64 => *d.cast::<i64>() = s.to_i64(),
-            DType::F16 => *d.cast::<f32>() = half::f16::from_f32(s.to_f64() as f32).to_f32(),
-            DType::BF16 => *d.cast::<f32>() = half::bf16::from_f32(s.to_f64() as f32).to_f32(),
-            DType::F32 => *d.cast::<f32>() = s.to_f64() as f32,
-            DType::F64 => *d.cast::<f64>() = s.to_f64(),
+            DType::F16 => *d.cast::<f32>() = s.to::<half::f16>().to_f32(),
+            DType::BF16 => *d.cast::<f32>() = s.to::<half::bf16>().to_f32(),
+            other => with_dtype!(other, T => *d.cast::<T>() = s.to::<T>()),
         }
     }
 }
