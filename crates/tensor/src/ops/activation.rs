@@ -1,59 +1,64 @@
-//! Activation functions that are short expressions; the planner makes one kernel of each.
+//! Activation functions that are short expressions; the planner makes one kernel of each. In half
+//! precision they are computed in `f32` and rounded once.
 
 use crate::tensor::Tensor;
 
 impl Tensor {
     /// `x * Phi(x)` with the exact normal distribution (Hendrycks & Gimpel 2016).
     pub fn gelu(&self) -> Tensor {
-        let x = self.to_real();
-        &x * 0.5 * ((&x * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0)
+        self.widened(|x| x * 0.5 * ((x * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0))
     }
 
     /// GELU by its tanh approximation, as GPT-2 uses it.
     pub fn gelu_tanh(&self) -> Tensor {
-        let x = self.to_real();
-        let inner = (&x + x.powf(3.0) * 0.044715) * (2.0 / std::f64::consts::PI).sqrt();
-        &x * 0.5 * (inner.tanh() + 1.0)
+        self.widened(|x| {
+            let inner = (x + x.powf(3.0) * 0.044715) * (2.0 / std::f64::consts::PI).sqrt();
+            x * 0.5 * (inner.tanh() + 1.0)
+        })
     }
 
     /// `x * sigmoid(x)`, also called swish.
     pub fn silu(&self) -> Tensor {
-        let x = self.to_real();
-        &x * x.sigmoid()
+        self.widened(|x| x * x.sigmoid())
     }
 
     /// `x` where positive, else `slope * x`.
     pub fn leaky_relu(&self, slope: f64) -> Tensor {
-        self.gt_scalar(0).where_(self, &(self * slope))
+        self.widened(|x| x.gt_scalar(0).where_(x, &(x * slope)))
     }
 
     /// `x` where positive, else `alpha * (exp(x) - 1)` (Clevert et al. 2016).
     pub fn elu(&self, alpha: f64) -> Tensor {
-        let x = self.to_real();
-        let positive = x.gt_scalar(0);
-        // The branch not taken must stay finite, or its gradient 0 * inf would be NaN.
-        let low = x.masked_fill(&positive, 0.0).expm1() * alpha;
-        positive.where_(&x, &low)
+        self.widened(|x| {
+            let positive = x.gt_scalar(0);
+            // The branch not taken must stay finite, or its gradient 0 * inf would be NaN.
+            let low = x.masked_fill(&positive, 0.0).expm1() * alpha;
+            positive.where_(x, &low)
+        })
     }
 
     /// `log(1 + exp(beta * x)) / beta`, linear where `beta * x > threshold` (PyTorch's defaults
     /// are 1 and 20).
     pub fn softplus(&self, beta: f64, threshold: f64) -> Tensor {
-        let z = self.to_real() * beta;
-        let linear = z.gt_scalar(threshold);
-        // The branch not taken must stay finite, or its gradient 0 * inf would be NaN.
-        let soft = z.masked_fill(&linear, 0.0).exp().log1p();
-        linear.where_(&z, &soft) / beta
+        self.widened(|x| {
+            let z = x * beta;
+            let linear = z.gt_scalar(threshold);
+            // The branch not taken must stay finite, or its gradient 0 * inf would be NaN.
+            let soft = z.masked_fill(&linear, 0.0).exp().log1p();
+            linear.where_(&z, &soft) / beta
+        })
     }
 
     /// `x * tanh(softplus(x))` (Misra 2019).
     pub fn mish(&self) -> Tensor {
-        self * self.softplus(1.0, 20.0).tanh()
+        self.widened(|x| x * x.softplus(1.0, 20.0).tanh())
     }
 
     /// `x * min(max(x + 3, 0), 6) / 6` (Howard et al. 2019); gradient 0 at -3 and 1 at 3.
     pub fn hardswish(&self) -> Tensor {
-        let gate = (self + 3.0).relu();
-        self * gate.masked_fill(&gate.ge_scalar(6), 6.0) / 6.0
+        self.widened(|x| {
+            let gate = (x + 3.0).relu();
+            x * gate.masked_fill(&gate.ge_scalar(6), 6.0) / 6.0
+        })
     }
 }
