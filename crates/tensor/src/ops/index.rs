@@ -113,6 +113,9 @@ impl Tensor {
     /// `torch.argsort(stable=True)`.
     #[track_caller]
     pub fn argsort(&self, axis: isize, descending: bool) -> Tensor {
+        if self.rank() == 0 {
+            return self.unsqueeze(0).argsort(axis, descending).reshape(());
+        }
         let axis = axis_index("argsort", axis, self.rank());
         Tensor::op(Prim::ArgSort { axis, descending }, [self])
     }
@@ -121,6 +124,9 @@ impl Tensor {
     #[track_caller]
     pub fn sort(&self, axis: isize, descending: bool) -> (Tensor, Tensor) {
         let order = self.argsort(axis, descending);
+        if self.rank() == 0 {
+            return (self.clone(), order);
+        }
         (self.gather(axis, &order), order)
     }
 
@@ -134,13 +140,16 @@ impl Tensor {
         (self.gather(axis, &order), order)
     }
 
-    /// 1 at the index, 0 elsewhere: `[..] -> [.., classes]`. An index outside gives all zeros.
+    /// 1 at the index, 0 elsewhere: `[..] -> [.., classes]`. An index outside `0..classes` is an
+    /// error of the evaluation.
     #[track_caller]
     pub fn one_hot(&self, classes: usize, dtype: DType) -> Tensor {
         let index = check_index("one_hot", self);
-        index
-            .unsqueeze(-1)
-            .eq(&Tensor::arange(classes, DType::I64))
-            .to_dtype(dtype)
+        let all = Tensor::arange(classes, DType::I64);
+        // Reading the classes' numbers by index changes nothing, but refuses what is not a class.
+        let index = all
+            .gather(0, &index.reshape([index.numel()]))
+            .reshape(index.shape());
+        index.unsqueeze(-1).eq(&all).to_dtype(dtype)
     }
 }

@@ -18,6 +18,15 @@ impl Tensor {
         Tensor::op(Prim::Reduce(op, axes), [self])
     }
 
+    /// The axes of a reduction. A tensor without dimensions counts as one of one element, so that
+    /// axis 0 or -1 may be named, as in PyTorch.
+    #[track_caller]
+    fn axes(&self, op: &str, axes: impl Axes) -> AxisList {
+        let mut list = axes.resolve(op, self.rank().max(1));
+        list.retain(|_| self.rank() > 0);
+        list
+    }
+
     /// The shape with the given axes set to 1.
     fn kept(&self, axes: &AxisList) -> Shape {
         let size = |d: usize| {
@@ -67,13 +76,13 @@ impl Tensor {
     #[track_caller]
     pub fn sum(&self, axes: impl Axes) -> Tensor {
         self.to_sum_type()
-            .reduce(ReduceOp::Sum, axes.resolve("sum", self.rank()))
+            .reduce(ReduceOp::Sum, self.axes("sum", axes))
     }
 
     /// As [`sum`](Tensor::sum), with the axes kept at size 1.
     #[track_caller]
     pub fn sum_keepdim(&self, axes: impl Axes) -> Tensor {
-        let axes = axes.resolve("sum", self.rank());
+        let axes = self.axes("sum", axes);
         let shape = self.kept(&axes);
         self.to_sum_type()
             .reduce(ReduceOp::Sum, axes)
@@ -84,19 +93,19 @@ impl Tensor {
     #[track_caller]
     pub fn prod(&self, axes: impl Axes) -> Tensor {
         self.to_sum_type()
-            .reduce(ReduceOp::Prod, axes.resolve("prod", self.rank()))
+            .reduce(ReduceOp::Prod, self.axes("prod", axes))
     }
 
     /// The mean over `axes`; NaN for nothing.
     #[track_caller]
     pub fn mean(&self, axes: impl Axes) -> Tensor {
-        self.mean_over(axes.resolve("mean", self.rank()))
+        self.mean_over(self.axes("mean", axes))
     }
 
     /// As [`mean`](Tensor::mean), with the axes kept at size 1.
     #[track_caller]
     pub fn mean_keepdim(&self, axes: impl Axes) -> Tensor {
-        let axes = axes.resolve("mean", self.rank());
+        let axes = self.axes("mean", axes);
         let shape = self.kept(&axes);
         self.mean_over(axes).reshape(shape)
     }
@@ -104,7 +113,7 @@ impl Tensor {
     fn mean_over(&self, axes: AxisList) -> Tensor {
         let n: usize = axes.iter().map(|&a| self.shape()[a]).product();
         // A division, not a product with 1/n: exact where the mean is.
-        self.to_real().reduce(ReduceOp::Sum, axes) / n as f64
+        self.widened(|x| x.reduce(ReduceOp::Sum, axes) / n as f64)
     }
 
     /// The maximum over `axes`; NaN wins; tied elements share the gradient (`torch.amax`).
@@ -113,13 +122,13 @@ impl Tensor {
     /// If one of the axes is empty.
     #[track_caller]
     pub fn max(&self, axes: impl Axes) -> Tensor {
-        self.extreme("max", ReduceOp::Max, axes.resolve("max", self.rank()))
+        self.extreme("max", ReduceOp::Max, self.axes("max", axes))
     }
 
     /// As [`max`](Tensor::max), with the axes kept at size 1.
     #[track_caller]
     pub fn max_keepdim(&self, axes: impl Axes) -> Tensor {
-        let axes = axes.resolve("max", self.rank());
+        let axes = self.axes("max", axes);
         let shape = self.kept(&axes);
         self.extreme("max", ReduceOp::Max, axes).reshape(shape)
     }
@@ -130,13 +139,13 @@ impl Tensor {
     /// If one of the axes is empty.
     #[track_caller]
     pub fn min(&self, axes: impl Axes) -> Tensor {
-        self.extreme("min", ReduceOp::Min, axes.resolve("min", self.rank()))
+        self.extreme("min", ReduceOp::Min, self.axes("min", axes))
     }
 
     /// As [`min`](Tensor::min), with the axes kept at size 1.
     #[track_caller]
     pub fn min_keepdim(&self, axes: impl Axes) -> Tensor {
-        let axes = axes.resolve("min", self.rank());
+        let axes = self.axes("min", axes);
         let shape = self.kept(&axes);
         self.extreme("min", ReduceOp::Min, axes).reshape(shape)
     }
@@ -145,53 +154,67 @@ impl Tensor {
     /// `n - correction` (PyTorch's default correction is 1).
     #[track_caller]
     pub fn var(&self, axes: impl Axes, correction: usize) -> Tensor {
-        let axes = axes.resolve("var", self.rank());
+        let axes = self.axes("var", axes);
+        self.widened(|x| x.var_over(axes, correction))
+    }
+
+    fn var_over(&self, axes: AxisList, correction: usize) -> Tensor {
         let n: usize = axes.iter().map(|&a| self.shape()[a]).product();
-        let shape = self.kept(&axes);
-        let x = self.to_real();
-        let centred = &x - x.mean_over(axes.clone()).reshape(shape);
+        let centred = self - self.mean_over(axes.clone()).reshape(self.kept(&axes));
         // As in PyTorch, too few elements give NaN (0/0) or infinity, not a panic.
         centred.square().reduce(ReduceOp::Sum, axes) / (n as f64 - correction as f64).max(0.0)
     }
 
-    /// The standard deviation over `axes`: the root of [`var`](Tensor::var).
+    /// The standard deviation over `axes`: the root of [`var`](Tensor::var); gradient 0 where it
+    /// is 0.
     #[track_caller]
     pub fn std(&self, axes: impl Axes, correction: usize) -> Tensor {
-        self.var(axes, correction).sqrt()
+        let axes = self.axes("std", axes);
+        self.widened(|x| x.var_over(axes, correction).root())
     }
 
-    /// `log(sum(exp(x)))` over `axes`, safe from overflow.
+    /// The square root of a sum of squares. Its gradient at 0 is 0, PyTorch's choice among the
+    /// subgradients there, not the infinity of the root.
+    fn root(&self) -> Tensor {
+        let zero = self.eq_scalar(0);
+        self.masked_fill(&zero, 1.0).sqrt().masked_fill(&zero, 0.0)
+    }
+
+    /// `log(sum(exp(x)))` over `axes`, safe from overflow; minus infinity for nothing.
     #[track_caller]
     pub fn logsumexp(&self, axes: impl Axes) -> Tensor {
-        let axes = axes.resolve("logsumexp", self.rank());
-        let shape = self.kept(&axes);
-        let x = self.to_real();
-        let max = x.detach().extreme("logsumexp", ReduceOp::Max, axes.clone());
-        // An infinite maximum must not turn into inf - inf.
-        let max = max.is_finite().where_(&max, &max.zeros_like());
-        (&x - max.reshape(shape))
-            .exp()
-            .reduce(ReduceOp::Sum, axes)
-            .log()
-            + max
+        let axes = self.axes("logsumexp", axes);
+        self.widened(|x| x.logsumexp_over(axes))
     }
 
-    /// The Euclidean norm over `axes`.
+    fn logsumexp_over(&self, axes: AxisList) -> Tensor {
+        if axes.iter().any(|&a| self.shape()[a] == 0) {
+            return self.exp().reduce(ReduceOp::Sum, axes).log();
+        }
+        let max = self.detach().reduce(ReduceOp::Max, axes.clone());
+        // An infinite maximum must not turn into inf - inf.
+        let max = max.is_finite().where_(&max, &max.zeros_like());
+        let scaled = (self - max.reshape(self.kept(&axes))).exp();
+        scaled.reduce(ReduceOp::Sum, axes).log() + max
+    }
+
+    /// The Euclidean norm over `axes`; gradient 0 where it is 0.
     #[track_caller]
     pub fn norm(&self, axes: impl Axes) -> Tensor {
-        self.to_real().square().sum(axes).sqrt()
+        let axes = self.axes("norm", axes);
+        self.widened(|x| x.square().reduce(ReduceOp::Sum, axes).root())
     }
 
     /// Whether any element over `axes` is not 0.
     #[track_caller]
     pub fn any(&self, axes: impl Axes) -> Tensor {
-        self.truth(ReduceOp::Max, axes.resolve("any", self.rank()))
+        self.truth(ReduceOp::Max, self.axes("any", axes))
     }
 
     /// Whether all elements over `axes` are not 0.
     #[track_caller]
     pub fn all(&self, axes: impl Axes) -> Tensor {
-        self.truth(ReduceOp::Min, axes.resolve("all", self.rank()))
+        self.truth(ReduceOp::Min, self.axes("all", axes))
     }
 
     fn truth(&self, op: ReduceOp, axes: AxisList) -> Tensor {
@@ -221,6 +244,9 @@ impl Tensor {
 
     #[track_caller]
     fn arg_extreme(&self, name: &str, op: ReduceOp, axis: isize) -> Tensor {
+        if self.rank() == 0 {
+            return self.unsqueeze(0).arg_extreme(name, op, axis);
+        }
         let axis = axis_index(name, axis, self.rank());
         if self.shape()[axis] == 0 {
             panic!("{name}: axis {axis} of {:?} is empty", self.shape());
@@ -236,6 +262,9 @@ impl Tensor {
     /// The running sum along an axis; booleans and integers give `i64`.
     #[track_caller]
     pub fn cumsum(&self, axis: isize) -> Tensor {
+        if self.rank() == 0 {
+            return self.unsqueeze(0).cumsum(axis).reshape(());
+        }
         let axis = axis_index("cumsum", axis, self.rank());
         Tensor::op(
             Prim::CumSum {
