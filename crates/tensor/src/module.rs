@@ -251,26 +251,28 @@ pub trait Module {
     #[doc(hidden)]
     #[track_caller]
     fn set_trainable(&mut self, prefix: &str, on: bool) -> usize {
-        let (mut count, mut fixed) = (0, None);
-        self.visit_mut(&mut Path::new(), &mut |path, e| {
-            if !is_under(path, prefix) {
-                return;
-            }
-            match e {
-                EntryMut::Param {
-                    trainable: Some(flag),
-                    ..
-                } => {
-                    *flag = on;
-                    count += 1;
+        // Looks before it changes anything, so that a refusal leaves the flags as they were.
+        let mut count = 0;
+        let mut fixed = None;
+        self.visit_mut(&mut Path::new(), &mut |path, e| match e {
+            EntryMut::Param { trainable, .. } if is_under(path, prefix) => {
+                count += 1;
+                if trainable.is_none() {
+                    fixed.get_or_insert(path.to_owned());
                 }
-                EntryMut::Param { .. } => fixed = fixed.take().or(Some(path.to_owned())),
-                EntryMut::Buffer(_) => {}
             }
+            _ => {}
         });
         if let Some(path) = fixed {
             panic!("freeze: `{path}` is a plain Tensor, which always trains; make it a Param");
         }
+        self.visit_mut(&mut Path::new(), &mut |path, e| match e {
+            EntryMut::Param {
+                trainable: Some(flag),
+                ..
+            } if is_under(path, prefix) => *flag = on,
+            _ => {}
+        });
         if count == 0 {
             let names: Vec<String> = self.named_parameters().into_iter().map(|p| p.0).collect();
             panic!(
@@ -566,6 +568,14 @@ mod tests {
     #[should_panic(expected = "`0` is a plain Tensor")]
     fn freezing_a_plain_tensor_is_an_error() {
         (t(1),).freeze("");
+    }
+
+    #[test]
+    fn a_refused_freeze_changes_no_flag() {
+        let mut m = (Param::new(t(1)), t(1));
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| m.freeze("")));
+        assert!(refused.is_err());
+        assert!(m.0.is_trainable());
     }
 
     #[test]

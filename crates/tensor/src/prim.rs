@@ -275,7 +275,6 @@ impl Prim {
     pub(crate) fn infer(&self, inputs: &[(&Shape, DType)]) -> (Shape, DType) {
         let same = || inputs[0].0.clone();
         match self {
-            Prim::Unary(Unary::Not) => (same(), inputs[0].1),
             Prim::Unary(_) => (same(), inputs[0].1),
             Prim::Binary(op) => {
                 debug_assert_eq!(inputs[0], inputs[1], "{}", self.name());
