@@ -178,14 +178,14 @@ pub enum KernelSpec {
         /// Number of elements.
         numel: usize,
     },
-    /// `inputs.. (contiguous) -> y`.
+    /// `inputs.. -> y`; contiguous, but for those that the op reads under any strides.
     Fast {
         /// The op.
         op: Fast,
         /// Element type of the floating-point operands.
         dtype: DType,
-        /// Shapes of the inputs.
-        inputs: SmallVec<[Shape; 5]>,
+        /// The inputs.
+        inputs: SmallVec<[Operand; 5]>,
         /// Shape of the result.
         out: Shape,
     },
@@ -219,8 +219,8 @@ impl KernelSpec {
                 inputs,
                 ..
             } => {
-                let layout = Layout::contiguous(inputs[1].clone());
-                (1, layout, inputs[0][1], Some(*ignore_index))
+                let classes = inputs[0].layout.shape[1];
+                (1, inputs[1].layout.clone(), classes, Some(*ignore_index))
             }
             _ => return None,
         };

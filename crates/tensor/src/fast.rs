@@ -5,6 +5,10 @@
 //! GELU, dropout and the other elementwise functions need no entry here: as chains of maps they
 //! are fused by the planner into one kernel already.
 
+pub(crate) mod attention;
+
+pub use attention::Attend;
+
 use crate::dtype::DType;
 use crate::grad::vjp_of;
 use crate::prim::Prim;
@@ -75,6 +79,12 @@ pub enum Fast {
     AvgPool(Window),
     /// `[dy] -> dx` for inputs with the given last two sizes.
     AvgPoolGrad(Window, [usize; 2]),
+    /// `[q [b, h, t, d], k [b, g, s, d], v [b, g, s, e], mask [b, h, t, s] if any] -> flat`: the
+    /// output `[b, t, h, e]`, then the logarithm of each row's sum of exponentials `[b, h, t]`.
+    Attention(Attend),
+    /// `[q, k, v, mask if any, flat, dflat] -> dq [b, t, h, d], dk [b, s, g, d], dv [b, s, g, e]`,
+    /// flat.
+    AttentionGrad(Attend),
 }
 
 /// The windows of a pooling over the last two axes.
@@ -123,6 +133,16 @@ impl Fast {
             count_include_pad: false,
             ..window
         };
+        let plain = Attend {
+            scale: 0.7,
+            causal: false,
+            masked: false,
+        };
+        let masked = Attend {
+            causal: true,
+            masked: true,
+            ..plain
+        };
         let ignore_index = -100;
         let mut all = Vec::new();
         macro_rules! examples {
@@ -150,6 +170,8 @@ impl Fast {
             Fast::MaxPoolGrad(_) => [Fast::MaxPoolGrad(window)],
             Fast::AvgPool(_) => [window, inner].map(Fast::AvgPool),
             Fast::AvgPoolGrad(..) => [window, inner].map(|w| Fast::AvgPoolGrad(w, [7, 6])),
+            Fast::Attention(_) => [plain, masked].map(Fast::Attention),
+            Fast::AttentionGrad(_) => [plain, masked].map(Fast::AttentionGrad),
         }
         all
     }
@@ -172,6 +194,8 @@ impl Fast {
             Fast::MaxPoolGrad(_) => "max_pool_grad",
             Fast::AvgPool(_) => "avg_pool",
             Fast::AvgPoolGrad(..) => "avg_pool_grad",
+            Fast::Attention(_) => "attention",
+            Fast::AttentionGrad(_) => "attention_grad",
         }
     }
 
@@ -189,6 +213,7 @@ impl Fast {
             | Fast::BatchNormGrad { eps }
             | Fast::BatchNormGradWeight { eps } => h(eps.to_bits()),
             Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
+            Fast::Attention(a) | Fast::AttentionGrad(a) => a.hash(h),
             Fast::AvgPoolGrad(w, size) => {
                 w.hash(h);
                 size.iter().for_each(|&s| h(s as u64));
@@ -196,9 +221,10 @@ impl Fast {
         }
     }
 
-    /// The shapes that the inputs must have, given the first's; `None` if no first input like that
-    /// will do.
-    fn input_shapes(&self, x: &Shape) -> Option<Vec<Shape>> {
+    /// The shapes that the inputs must have, given those that they have (most follow from the
+    /// first's); `None` if no inputs like these will do.
+    fn input_shapes(&self, given: &[&Shape]) -> Option<Vec<Shape>> {
+        let x = given[0];
         let last = || x.last().map(|&n| Shape::from([n]));
         let channels = || x.get(1).map(|&c| Shape::from([c]));
         let rows = || (x.len() == 2).then(|| Shape::from([x[0]]));
@@ -243,6 +269,13 @@ impl Fast {
                 wide.dims_mut()[lead..].copy_from_slice(size);
                 vec![w.out_shape(&wide)?]
             }
+            Fast::Attention(a) => attention::input_shapes(a, given)?,
+            Fast::AttentionGrad(a) => {
+                let mut shapes = attention::input_shapes(a, given)?;
+                let flat = attention::infer(&shapes[0], &shapes[2]);
+                shapes.extend([flat.clone(), flat]);
+                shapes
+            }
         })
     }
 
@@ -266,11 +299,9 @@ impl Fast {
             let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
             format!("{shapes:?}")
         };
-        match self.input_shapes(&x.0.shape) {
-            None => panic!(
-                "{name}: the first of the shapes {} does not suit it",
-                given()
-            ),
+        let shapes: Vec<&Shape> = inputs.iter().map(|t| &t.0.shape).collect();
+        match self.input_shapes(&shapes) {
+            None => panic!("{name}: no inputs for it have shapes like {}", given()),
             Some(want) if !want.iter().eq(inputs.iter().map(|t| &t.0.shape)) => {
                 panic!("{name}: shapes {}, expected {want:?}", given())
             }
@@ -313,9 +344,19 @@ impl Fast {
                 shape.dims_mut()[lead..].copy_from_slice(size);
                 shape
             }
+            Fast::Attention(_) => attention::infer(x, inputs[2].0),
+            Fast::AttentionGrad(_) => attention::infer_grad(x, inputs[1].0, inputs[2].0),
             _ => x.clone(),
         };
         (shape, dtype)
+    }
+
+    /// How many of the inputs, from the first on, the kernel reads under any strides.
+    pub(crate) fn strided_inputs(&self) -> usize {
+        match self {
+            Fast::Attention(a) | Fast::AttentionGrad(a) => 3 + a.masked as usize,
+            _ => 0,
+        }
     }
 
     /// What the op computes, in terms of other ops.
@@ -403,6 +444,8 @@ impl Fast {
                 // Linear, so that any point will do to differentiate at.
                 vjp_by_definition(&Fast::AvgPool(*w), &[Tensor::zeros(shape, x.dtype())], x)
             }
+            Fast::Attention(a) => attention::define(a, inputs),
+            Fast::AttentionGrad(a) => attention::define_grad(a, inputs),
         }
     }
 
@@ -449,6 +492,7 @@ impl Fast {
                 vec![fast(Fast::AvgPoolGrad(*w, size), &[g])]
             }
             Fast::AvgPoolGrad(w, _) => vec![fast(Fast::AvgPool(*w), &[g])],
+            Fast::Attention(a) => attention::vjp(a, inputs, y, g),
             // Second order: through the definition.
             Fast::SoftmaxGrad { .. }
             | Fast::CrossEntropyGrad { .. }
@@ -456,7 +500,8 @@ impl Fast {
             | Fast::LayerNormGradWeight { .. }
             | Fast::BatchNormGrad { .. }
             | Fast::BatchNormGradWeight { .. }
-            | Fast::MaxPoolGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
+            | Fast::MaxPoolGrad(_)
+            | Fast::AttentionGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
         }
     }
 

@@ -34,12 +34,12 @@ pub mod testing;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use fast::{Fast, Window};
+pub use fast::{Attend, Fast, Window};
 pub use grad::{Grads, grad, grad_of, jvp, value_and_grad};
 pub use half::{bf16, f16};
 pub use module::*;
 pub use node::{checkpoint, is_recording, record, with_training};
-pub use ops::{ConvSpec, RngState, manual_seed, rng_state, set_rng_state};
+pub use ops::{Attention, ConvSpec, RngState, manual_seed, rng_state, set_rng_state};
 pub use plan::{Options, options, with_options};
 pub use prim::{Conv, Face, ReduceOp};
 pub use shape::{Axes, INFER, Layout, Shape, Strides};

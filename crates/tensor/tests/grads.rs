@@ -269,6 +269,25 @@ fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
             let out = [2, 1, w.out_size(0, 7), w.out_size(1, 6)];
             (vec![r(&[2, 1, 7, 6]), r(&out)], vec![1])
         }
+        Fast::Attention(a) | Fast::AttentionGrad(a) => {
+            // Two query heads to each head of keys; one query that does not see one key.
+            let [q, k, v] = [[2, 4, 5, 3], [2, 2, 6, 3], [2, 2, 6, 2]].map(|s| r(&s));
+            let mut inputs = vec![q, k, v];
+            let mut with_grad = vec![0, 1, 2];
+            if a.masked {
+                let hidden = Tensor::arange(30, DType::I64).reshape([5, 6]).eq_scalar(6);
+                let mask = r(&[2, 1, 5, 6]).broadcast_to([2, 4, 5, 6]);
+                inputs.push(mask.masked_fill(&hidden, f64::NEG_INFINITY).eval().clone());
+                with_grad.push(3);
+            }
+            if matches!(op, Fast::AttentionGrad(_)) {
+                let flat = Fast::Attention(*a).define(&inputs);
+                inputs.push(flat.eval().clone());
+                inputs.push(r(flat.shape()));
+                with_grad.push(inputs.len() - 1);
+            }
+            (inputs, with_grad)
+        }
         Fast::AvgPoolGrad(w, s) => (
             vec![r(&[2, 1, w.out_size(0, s[0]), w.out_size(1, s[1])])],
             vec![0],
@@ -316,6 +335,11 @@ fn fused_ops_to_second_order() {
                 // The statistics passed along are those of x.
                 all[1] = all[0].detach().mean([0, 2, 3]);
                 all[2] = all[0].detach().var([0, 2, 3], 0);
+            }
+            if let Fast::AttentionGrad(a) = &op {
+                // The result passed along is that of the inputs.
+                let given = 3 + a.masked as usize;
+                all[given] = Fast::Attention(*a).define(&all[..given]).detach();
             }
             op.apply(&all)
         };
@@ -368,4 +392,72 @@ fn forward_mode_agrees_with_reverse_mode() {
     let h = 1e-6;
     let numeric = (f(&(&x + &v * h)) - f(&(&x - &v * h))) / (2.0 * h);
     assert_close(&dy, &numeric, 1e-8);
+}
+
+/// Against plain products, over more than one block of queries and of keys.
+#[test]
+fn long_attention_agrees_with_its_definition() {
+    seeded();
+    for (causal, groups, batch) in [(false, 1, 1), (true, 2, 1), (true, 4, 3)] {
+        let q = rand([batch, 4, 150, 8], -3., 3.);
+        let k = rand([batch, groups, 1100, 8], -3., 3.);
+        let v = rand([batch, groups, 1100, 5], -1., 1.);
+        let plain = |q: &Tensor, k: &Tensor, v: &Tensor| {
+            let repeats = 4 / groups;
+            let wide = |x: &Tensor| {
+                let shape = [batch, groups, repeats, 1100, x.dim(-1)];
+                let wide = x.unsqueeze(2).broadcast_to(shape);
+                wide.reshape([batch, 4, 1100, x.dim(-1)])
+            };
+            let mut scores = q.matmul(&wide(k).t()) * (8f64).sqrt().recip();
+            if causal {
+                let seen = Tensor::ones([150, 1100], DType::F64).tril(0);
+                scores = scores.masked_fill(&seen.eq_scalar(0), f64::NEG_INFINITY);
+            }
+            scores.softmax(-1).matmul(&wide(v))
+        };
+        let fused = |q: &Tensor, k: &Tensor, v: &Tensor| {
+            let options = Attention {
+                causal,
+                ..Attention::default()
+            };
+            Tensor::attention(q, k, v, options)
+        };
+        assert_close(&fused(&q, &k, &v), &plain(&q, &k, &v), 1e-12);
+        let inputs = [&q, &k, &v];
+        let one = record(|| grad_of(&fused(&q, &k, &v).sin().sum(..), &inputs));
+        let two = record(|| grad_of(&plain(&q, &k, &v).sin().sum(..), &inputs));
+        for (a, b) in one.iter().zip(&two) {
+            assert_close(a, b, 1e-11);
+        }
+    }
+}
+
+#[test]
+fn attention_reads_any_strides_and_gives_zeros_to_the_blind() {
+    seeded();
+    let qkv = rand([2, 3, 3, 2, 4], -1., 1.);
+    let part = |i| qkv.select(2, i).transpose(1, 2);
+    let (q, k, v) = (part(0), part(1).flip(2), part(2));
+    let sees = Tensor::from_vec(
+        vec![true, false, true, false, false, false, true, true, true],
+        [3, 3],
+    );
+    let options = || Attention {
+        mask: Some(&sees),
+        ..Attention::default()
+    };
+    let y = Tensor::attention(&q, &k, &v, options());
+    let copied = [&q, &k, &v].map(|x| (x + 0.0).eval().clone());
+    let [qc, kc, vc] = &copied;
+    assert_close(&y, &Tensor::attention(qc, kc, vc, options()), 1e-14);
+    assert_eq!(y.select(2, 1).abs().sum(..).item(), 0.0);
+    let g = record(|| {
+        let y = Tensor::attention(qc, kc, vc, options());
+        grad_of(&y.square().sum(..), &[qc, kc, vc])
+    });
+    assert!(
+        g.iter()
+            .all(|g| g.to_f64_vec().iter().all(|v| v.is_finite()))
+    );
 }

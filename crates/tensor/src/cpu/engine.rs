@@ -52,7 +52,7 @@ impl Engine for Cpu {
                 dtype,
                 inputs,
                 out,
-            } => fast::compile(op, dtype, &inputs, &out),
+            } => fast::compile(op, dtype, inputs, out),
             KernelSpec::ArgReduce { op, axis, x } => Box::new(ArgReduce {
                 largest: op == ReduceOp::Max,
                 axis,

@@ -2,6 +2,7 @@
 
 mod access;
 pub mod arg_reduce;
+mod attention;
 pub mod conv;
 pub mod copy;
 mod engine;

@@ -1,6 +1,7 @@
 //! What users call, written in terms of the primitives.
 
 mod activation;
+mod attention;
 mod conv;
 mod creation;
 mod elementwise;
@@ -12,5 +13,6 @@ mod pool;
 mod random;
 mod reduce;
 
+pub use attention::Attention;
 pub use conv::ConvSpec;
 pub use random::{RngState, manual_seed, rng_state, set_rng_state};

@@ -562,6 +562,15 @@ impl Lowering<'_> {
         }
     }
 
+    /// What [`contiguous`](Self::contiguous) makes of node `i`.
+    fn plain(&self, i: u32) -> Operand {
+        let node = &self.graph.nodes[i as usize];
+        Operand {
+            dtype: node.dtype(),
+            layout: Layout::contiguous(node.shape().clone()),
+        }
+    }
+
     /// Node `i` as a contiguous operand that begins where its value does.
     fn contiguous(&mut self, i: u32) -> ValueId {
         let (value, x) = self.operand(i);
@@ -855,15 +864,20 @@ impl Lowering<'_> {
             }
             Prim::Iota => KernelSpec::Iota { dtype, numel },
             Prim::Fast(op) => {
-                for &input in &inputs {
-                    let value = self.contiguous(input);
+                let mut operands = SmallVec::new();
+                for (k, &input) in inputs.iter().enumerate() {
+                    let (value, operand) = match k < op.strided_inputs() {
+                        true => self.operand(input),
+                        // Index inputs have types of their own.
+                        false => (self.contiguous(input), self.plain(input)),
+                    };
                     reads.push(value);
+                    operands.push(operand);
                 }
-                // Index inputs have types of their own; the op knows which.
                 KernelSpec::Fast {
                     op,
                     dtype,
-                    inputs: shapes,
+                    inputs: operands,
                     out: out_shape,
                 }
             }

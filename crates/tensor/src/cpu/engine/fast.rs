@@ -1,21 +1,26 @@
 //! The kernels of the fused ops.
 
-use super::{index_error, ptr};
+use super::{index_error, ptr, start};
+use crate::cpu::attention::{self, Array, Attention, Inputs};
+use crate::cpu::matmul::Block;
 use crate::cpu::pool2d::{self, Pooling};
 use crate::cpu::rows::{self, BatchNormGrad, LayerNormGrad, RowFloat};
 use crate::dtype::DType;
-use crate::engine::{Arg, Kernel};
+use crate::engine::{Arg, Kernel, Operand};
 use crate::error::Result;
-use crate::fast::{Fast, Window};
+use crate::fast::{Attend, Fast, Window};
 use crate::shape::Shape;
 use crate::tape::Slots;
 use smallvec::SmallVec;
 use std::marker::PhantomData;
 
 /// The kernel of a fused op for operands of `dtype`.
-pub(super) fn compile(op: Fast, dtype: DType, inputs: &[Shape], out: &Shape) -> Box<dyn Kernel> {
-    let inputs = SmallVec::from(inputs);
-    let out = out.clone();
+pub(super) fn compile(
+    op: Fast,
+    dtype: DType,
+    inputs: SmallVec<[Operand; 5]>,
+    out: Shape,
+) -> Box<dyn Kernel> {
     match dtype {
         DType::F32 => Box::new(Fused::<f32> {
             op,
@@ -35,7 +40,7 @@ pub(super) fn compile(op: Fast, dtype: DType, inputs: &[Shape], out: &Shape) -> 
 
 struct Fused<T> {
     op: Fast,
-    inputs: SmallVec<[Shape; 5]>,
+    inputs: SmallVec<[Operand; 5]>,
     out: Shape,
     element: PhantomData<fn() -> T>,
 }
@@ -46,14 +51,14 @@ struct Operands<'a, T> {
     args: &'a [Arg<'a>],
 }
 
-impl<'a, T: RowFloat> Operands<'a, T> {
+impl<'a, T: RowFloat + Block> Operands<'a, T> {
     /// Input `i`.
     fn read(&self, i: usize) -> &'a [T] {
         self.read_as(i)
     }
 
     fn read_as<U>(&self, i: usize) -> &'a [U] {
-        let n = self.kernel.inputs[i].numel();
+        let n = self.kernel.inputs[i].layout.numel();
         // SAFETY: the planner's operands of fused ops are contiguous, aligned and of this shape.
         unsafe { std::slice::from_raw_parts(ptr(&self.args[i]).cast(), n) }
     }
@@ -67,10 +72,10 @@ impl<'a, T: RowFloat> Operands<'a, T> {
     }
 }
 
-impl<T: RowFloat> Kernel for Fused<T> {
+impl<T: RowFloat + Block> Kernel for Fused<T> {
     fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
         let io = Operands { kernel: self, args };
-        let x = &self.inputs[0];
+        let x = &self.inputs[0].layout.shape;
         let last = x.last().copied().unwrap_or(1);
         let out = io.write();
         match &self.op {
@@ -145,6 +150,18 @@ impl<T: RowFloat> Kernel for Fused<T> {
             Fast::MaxPool(w) => self.pool(Pooling::Max, w, args, Some(0), None),
             Fast::MaxPoolGrad(w) => self.pool(Pooling::MaxGrad, w, args, Some(0), Some(1)),
             Fast::AvgPool(w) => self.pool(Pooling::Avg, w, args, Some(0), None),
+            Fast::Attention(a) => {
+                let (sizes, inputs) = self.attention(a, args);
+                // SAFETY: the planner's operands cover their layouts; the result is new memory.
+                unsafe { attention::forward(&sizes, &inputs, out.as_mut_ptr()) };
+            }
+            Fast::AttentionGrad(a) => {
+                let (sizes, inputs) = self.attention(a, args);
+                let k = 3 + a.masked as usize;
+                let (y, dy) = (io.read(k).as_ptr(), io.read(k + 1).as_ptr());
+                // SAFETY: as above.
+                unsafe { attention::backward(&sizes, &inputs, y, dy, out.as_mut_ptr()) };
+            }
             Fast::AvgPoolGrad(w, _) => self.pool(Pooling::AvgGrad, w, args, None, Some(0)),
         }
         Ok(())
@@ -157,7 +174,37 @@ fn scaled<T: RowFloat>(var: &[T], weight: &[T], eps: f64) -> Vec<T> {
     var.iter().zip(weight).map(one).collect()
 }
 
-impl<T: RowFloat> Fused<T> {
+impl<T: RowFloat + Block> Fused<T> {
+    /// Sizes and inputs of an attention.
+    fn attention(&self, a: &Attend, args: &[Arg<'_>]) -> (Attention, Inputs<T>) {
+        let array = |i: usize| {
+            let x = &self.inputs[i];
+            Array {
+                ptr: start(&args[i], x).cast(),
+                strides: x.layout.strides[..].try_into().expect("four axes"),
+            }
+        };
+        let [q, k, v] = [0, 1, 2].map(|i| &self.inputs[i].layout.shape);
+        let sizes = Attention {
+            batch: q[0],
+            heads: q[1],
+            groups: k[1],
+            queries: q[2],
+            keys: k[2],
+            size: q[3],
+            width: v[3],
+            scale: a.scale,
+            causal: a.causal,
+        };
+        let inputs = Inputs {
+            q: array(0),
+            k: array(1),
+            v: array(2),
+            mask: a.masked.then(|| array(3)),
+        };
+        (sizes, inputs)
+    }
+
     /// A pooling with the input and the output's gradient at the given operands.
     fn pool(
         &self,
@@ -170,7 +217,7 @@ impl<T: RowFloat> Fused<T> {
         let wide = if what == Pooling::AvgGrad {
             &self.out
         } else {
-            &self.inputs[0]
+            &self.inputs[0].layout.shape
         };
         let lead = wide.len() - 2;
         let planes = wide[..lead].iter().product();
