@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import torch
-from fixtures import layers, losses, metrics, ops, optim, training
+from fixtures import layers, losses, metrics, npy, ops, optim, training
 
 MAKERS = {
     "ops": ops.make,
@@ -21,6 +21,7 @@ MAKERS = {
     "optim": optim.make,
     "metrics": metrics.make,
     "training": training.make,
+    "npy": npy.make,
 }
 
 

@@ -352,7 +352,7 @@ fn file_name(dtype: DType) -> &'static str {
     found.expect("every type has a name in files").0
 }
 
-fn io_error(path: &Path) -> impl Fn(io::Error) -> Error {
+pub(super) fn io_error(path: &Path) -> impl Fn(io::Error) -> Error {
     let path = path.display().to_string();
     move |source| Error::Io {
         path: path.clone(),
@@ -360,7 +360,7 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> Error {
     }
 }
 
-fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
+pub(super) fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
     macro_rules! elements {
         ($t:ty) => {{
             // Through a buffer of modest size: a second copy of a large tensor is not needed.
@@ -388,7 +388,7 @@ fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
     Ok(())
 }
 
-fn from_bytes(dtype: DType, bytes: &[u8], shape: &[usize]) -> Tensor {
+pub(super) fn from_bytes(dtype: DType, bytes: &[u8], shape: &[usize]) -> Tensor {
     macro_rules! elements {
         ($t:ty) => {{
             let parts = bytes.chunks_exact(size_of::<$t>());
