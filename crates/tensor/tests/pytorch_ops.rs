@@ -2,7 +2,7 @@
 
 mod support;
 
-use fornax_tensor::{ConvSpec, DType, INFER, Tensor};
+use fornax_tensor::{Attention, ConvSpec, DType, INFER, Tensor};
 use serde_json::Value;
 use support::compare::check_op;
 use support::{Attrs, Fixture, dtype_named, message, slice};
@@ -119,6 +119,14 @@ fn apply(op: &str, a: Attrs, x: &[Tensor]) -> Vec<Tensor> {
         "softmax" => one(x[0].softmax(a.int("axis"))),
         "log_softmax" => one(x[0].log_softmax(a.int("axis"))),
         "layer_norm" => one(x[0].layer_norm(a.size("axes"), extra(1), extra(2), a.float("eps"))),
+        "attention" => {
+            let options = Attention {
+                mask: extra(3),
+                causal: a.flag("causal", false),
+                scale: a.0["scale"].as_f64(),
+            };
+            one(Tensor::attention(&x[0], &x[1], &x[2], options))
+        }
         "batch_norm_train" => {
             let (y, mean, var) = x[0].batch_norm_train(extra(1), extra(2), a.float("eps"));
             vec![y, mean.detach(), var.detach()]

@@ -277,8 +277,8 @@ pub unsafe fn backward<T: Block + RowFloat>(
     // Blocks of queries that share keys may be handled in parts, each with sums of its own.
     let blocks = repeats * a.blocks();
     let parts = PARTS.div_ceil(units.max(1)).min(blocks).max(1);
-    let per_part = blocks.div_ceil(parts);
-    let parts = blocks.div_ceil(per_part);
+    let per_part = blocks.div_ceil(parts).max(1);
+    let parts = blocks.div_ceil(per_part).max(1);
     let sums = a.keys * (a.size + a.width);
     let partial = Scratch::<T>::new(if parts > 1 { units * parts * sums } else { 0 });
     let partial = Out(partial.ptr());

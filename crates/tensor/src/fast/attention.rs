@@ -100,7 +100,7 @@ fn pack(arrays: &[Tensor]) -> Tensor {
 }
 
 /// Key or value heads repeated so that there is one for every query head.
-fn repeated(x: &Tensor, heads: usize) -> Tensor {
+pub(crate) fn repeated(x: &Tensor, heads: usize) -> Tensor {
     let [b, g, s, d] = shape(x.shape());
     if g == heads {
         return x.clone();

@@ -48,8 +48,9 @@ impl Tensor {
         check(q, k, v);
         let dtype = q.dtype();
         let [b, h, t, s] = [q.dim(0), q.dim(1), q.dim(2), k.dim(2)];
-        if s == 0 || q.numel() == 0 || v.numel() == 0 {
-            return Tensor::zeros([b, h, t, v.dim(3)], dtype);
+        if s == 0 {
+            let all = |x: &Tensor| attention::repeated(x, h);
+            return q.matmul(&all(k).t()).matmul(&all(v));
         }
         let mask = options.mask.map(|mask| {
             let numbers = match mask.dtype() {
@@ -62,12 +63,19 @@ impl Tensor {
             numbers.broadcast_to([b, h, t, s])
         });
         let attend = Attend {
-            scale: options.scale.unwrap_or((q.dim(3) as f64).sqrt().recip()),
+            scale: options
+                .scale
+                .unwrap_or((q.dim(3).max(1) as f64).sqrt().recip()),
             causal: options.causal,
             masked: mask.is_some(),
         };
         let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(&mask).collect();
-        let flat = Fast::Attention(attend).call(&inputs);
+        let op = Fast::Attention(attend);
+        let flat = match q.dim(3) == 0 || v.dim(3) == 0 {
+            // Nothing that deserves a kernel.
+            true => op.define(&inputs.into_iter().cloned().collect::<Vec<_>>()),
+            false => op.call(&inputs),
+        };
         attention::output(&flat, q.shape(), v.shape())
     }
 }
