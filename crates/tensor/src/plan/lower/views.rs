@@ -1,0 +1,105 @@
+//! First pass: which nodes are views of others, and what is wanted in the end.
+
+use super::*;
+
+impl Lowering<'_> {
+    pub(super) fn resolve_views(&mut self) {
+        let mut scalars = 0;
+        for i in 0..self.graph.nodes.len() {
+            let node = &self.graph.nodes[i];
+            let own = |layout| Res::View {
+                base: i as u32,
+                layout,
+                direct: true,
+            };
+            let fresh = || own(Layout::contiguous(node.shape().clone()));
+            let res = if let Some(leaf) = &node.leaf {
+                own(leaf.layout.clone())
+            } else {
+                match node.prim() {
+                    Prim::Const(_) => {
+                        scalars += 1;
+                        Res::Const(scalars - 1)
+                    }
+                    Prim::Uniform(_) => {
+                        self.key_slots.insert(i as u32, self.key_slots.len() as u32);
+                        fresh()
+                    }
+                    Prim::StopGradient => self.res[node.inputs[0] as usize].clone(),
+                    Prim::Barrier => match self.res[node.inputs[0] as usize].clone() {
+                        Res::View { base, layout, .. } => Res::View {
+                            base,
+                            layout,
+                            direct: false,
+                        },
+                        constant => constant,
+                    },
+                    Prim::Reshape | Prim::Permute(_) | Prim::Broadcast | Prim::Slice(_) => {
+                        match self.moved(i) {
+                            Some(res) => res,
+                            None => fresh(),
+                        }
+                    }
+                    _ => fresh(),
+                }
+            };
+            self.res.push(res);
+        }
+        for i in 0..self.graph.nodes.len() {
+            if self.is_kernel(i) {
+                for &input in &self.graph.nodes[i].inputs {
+                    if let Res::View { base, .. } = self.res[input as usize] {
+                        self.uses[base as usize] += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A movement as a view, or `None` if it needs a copy.
+    pub(super) fn moved(&self, i: usize) -> Option<Res> {
+        let node = &self.graph.nodes[i];
+        let Res::View {
+            base,
+            layout,
+            direct,
+        } = &self.res[node.inputs[0] as usize]
+        else {
+            return Some(self.res[node.inputs[0] as usize].clone());
+        };
+        let layout = match node.prim() {
+            Prim::Reshape => layout.reshape(node.shape())?,
+            Prim::Permute(axes) => layout.permute(axes),
+            Prim::Broadcast => layout.broadcast_to(node.shape()),
+            Prim::Slice(s) => (0..node.shape().len()).fold(layout.clone(), |l, d| {
+                l.slice(d, s.starts[d], node.shape()[d], s.steps[d])
+            }),
+            _ => unreachable!("not a movement"),
+        };
+        let whole = matches!(node.prim(), Prim::Reshape) && *direct;
+        Some(Res::View {
+            base: *base,
+            layout,
+            direct: whole,
+        })
+    }
+
+    pub(super) fn mark_outputs(&mut self) {
+        for (i, node) in self.graph.nodes.iter().enumerate() {
+            if !node.output {
+                continue;
+            }
+            match self.res[i].clone() {
+                Res::View { base, layout, .. } => {
+                    self.stored[base as usize] |= !self.is_leaf(base as usize);
+                    self.out.outputs.push((i as u32, base, layout));
+                }
+                Res::Const(_) => {
+                    let value = self.fill(i);
+                    let layout = Layout::contiguous(node.shape().clone());
+                    self.out.outputs.push((i as u32, value, layout));
+                }
+            }
+        }
+    }
+}
