@@ -12,7 +12,8 @@ use fornax::train::{Network, Recipe, Report, Run};
 /// Train a network by a recipe
 #[derive(clap::Args)]
 pub struct Args {
-    /// Built-in recipe (see `fornax list recipes`) or TOML file; not needed with --resume
+    /// Built-in recipe (see `fornax list recipes`), TOML file, CSV file or folder of pictures; not
+    /// needed with --resume
     #[arg(required_unless_present = "resume")]
     recipe: Option<String>,
     /// Change a key of the recipe (see `fornax list keys`), for example --set epochs=5
@@ -102,6 +103,7 @@ fn introduce(run: &Run) -> Outcome {
         thousands(count(&parts.validation) as f64),
         thousands(count(&parts.test) as f64),
     ))?;
+    line(format!("read as: {}", run.data().schema()))?;
     line(format!("folder: {}\n", run.folder().display()))?;
     line(run.summary().to_string())?;
     Ok(())

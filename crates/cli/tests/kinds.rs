@@ -183,3 +183,53 @@ fn idx_files() {
     assert_eq!(report["test_samples"], 40);
     assert_eq!(report["test_accuracy"], 1.0, "{report}");
 }
+
+#[test]
+fn a_table_needs_no_recipe_and_is_evaluated_as_it_was() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let file = folder.join("my houses.csv");
+    houses(&file);
+    let told = fornax(folder, &["train", "my houses.csv", "--set", "epochs=2"]);
+    assert!(
+        told.contains("rooms (number), area (number) -> price (number)"),
+        "{told}"
+    );
+    let run = "runs/my-houses";
+    fornax(folder, &["eval", run]);
+    // One row more would cut the test part anew, through what was trained on.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text + "3,100,1\n").unwrap();
+    let output = start(folder, &["eval", run]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("the data has changed"),
+        "{error}"
+    );
+    assert!(
+        error.contains("100 test examples then and are 101 now") || error.contains("differ"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_of_pictures_needs_no_recipe() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    for i in 0..20 {
+        picture(
+            &folder.join(format!("leaves/green/{i}.png")),
+            [20, 150 + i, 30],
+        );
+        picture(
+            &folder.join(format!("leaves/red/{i}.png")),
+            [200 + i, 20, 30],
+        );
+    }
+    let told = fornax(folder, &["train", "leaves", "--set", "epochs=2"]);
+    assert!(
+        told.contains("read as: pictures of 3 x") && told.contains("-> 2 classes: green, red"),
+        "{told}"
+    );
+    fornax(folder, &["predict", "runs/leaves", "leaves/red/3.png"]);
+}

@@ -2,8 +2,9 @@
 //! A schema is saved with a trained model, so that `predict` can turn an image
 //! or a row of text into exactly the numbers that the model was trained on.
 
-use crate::table::TableSchema;
+use crate::table::{Column, ColumnKind, TableSchema};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The description of a dataset's samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +55,41 @@ pub enum TargetKind {
         /// The name of what is predicted.
         name: String,
     },
+}
+
+/// How the data was read, in one line for people: `area, rooms (numbers), city (3 categories) ->
+/// price (a number)`.
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        let list = |all: Vec<String>| match all.len() {
+            0..=SHOWN => all.join(", "),
+            n => format!("{}, and {} more", all[..SHOWN].join(", "), n - SHOWN),
+        };
+        match &self.input {
+            Input::Image {
+                channels,
+                height,
+                width,
+            } => write!(f, "pictures of {channels} x {height} x {width}")?,
+            Input::Array { shape } => write!(f, "arrays of shape {shape:?}")?,
+            Input::Table(table) => {
+                let column = |c: &Column| match &c.kind {
+                    ColumnKind::Number => format!("{} (number)", c.name),
+                    ColumnKind::Categories(all) => {
+                        format!("{} ({} categories)", c.name, all.len())
+                    }
+                };
+                write!(f, "{}", list(table.columns.iter().map(column).collect()))?;
+            }
+        }
+        match &self.target {
+            TargetKind::Classes { names } => {
+                write!(f, " -> {} classes: {}", names.len(), list(names.clone()))
+            }
+            TargetKind::Values { name, .. } => write!(f, " -> {name} (number)"),
+        }
+    }
 }
 
 impl Schema {

@@ -29,7 +29,7 @@ use crate::lock::{self, Lock};
 use crate::model::{self, Network};
 use crate::plot::{self, Line, Panel};
 use crate::recipe::Recipe;
-use crate::trainer::{Evaluation, TrainConfig, Trainer, evaluate, loaders, log_line};
+use crate::trainer::{Evaluation, Part, TrainConfig, Trainer, evaluate, loaders, log_line};
 
 const RECIPE: &str = "recipe.toml";
 const DATA: &str = "data.json";
@@ -44,6 +44,8 @@ const BATCH: usize = 256;
 struct About {
     schema: Schema,
     preprocess: Preprocess,
+    /// The part that [`Trained::evaluate`] takes.
+    held_out: Part,
 }
 
 /// A training by a recipe in a folder.
@@ -175,6 +177,7 @@ impl Run {
         let about = About {
             schema: self.data.schema().clone(),
             preprocess: self.data.preprocess.clone(),
+            held_out: Part::of(held_out(&self.data.parts).1)?,
         };
         let text = serde_json::to_string_pretty(&about).expect("plain data");
         write_text(&self.folder.join(DATA), &text)
@@ -287,6 +290,7 @@ pub struct Trained {
     pub schema: Schema,
     /// What is done to every example.
     pub preprocess: Preprocess,
+    held_out: Part,
 }
 
 impl Trained {
@@ -304,7 +308,11 @@ impl Trained {
         let recipe = read_recipe(folder)?;
         let path = folder.join(DATA);
         let text = fs::read_to_string(&path).map_err(io("read", &path))?;
-        let About { schema, preprocess } = serde_json::from_str(&text)
+        let About {
+            schema,
+            preprocess,
+            held_out,
+        } = serde_json::from_str(&text)
             .map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
         preprocess.check(&schema)?;
         let mut network = model::build(&recipe.model, &schema, recipe.seed)?;
@@ -322,6 +330,7 @@ impl Trained {
             network,
             schema,
             preprocess,
+            held_out,
         })
     }
 
@@ -337,18 +346,33 @@ impl Trained {
     /// If the data cannot be had.
     pub fn evaluate(&self, data: Option<&Path>) -> Result<(&'static str, Evaluation)> {
         let parts = Data::load(&self.recipe, data)?.parts;
-        let (name, part) = match (&parts.test, &parts.validation) {
-            (Some(test), _) => ("test", test),
-            (None, Some(validation)) => ("validation", validation),
-            (None, None) => ("training", &parts.train),
-        };
+        let (name, part) = held_out(&parts);
         if part.schema().target != self.schema.target {
             return Err(Error::Run(format!(
                 "the data has changed since the run in {}: it has other classes now",
                 self.folder.display()
             )));
         }
+        // Other data would be cut otherwise, and what was trained on be taken for unseen.
+        let mut changes = Vec::new();
+        self.held_out.changes(&Part::of(part)?, name, &mut changes);
+        if !changes.is_empty() {
+            return Err(Error::Run(format!(
+                "the data has changed since the run in {}: {}; use `predict` on new data",
+                self.folder.display(),
+                changes.join(", ")
+            )));
+        }
         Ok((name, test(&self.network, part, &self.preprocess)?))
+    }
+}
+
+/// The part of the data to evaluate on: the best that there is, and its name.
+fn held_out(parts: &Splits) -> (&'static str, &SharedDataset) {
+    match (&parts.test, &parts.validation) {
+        (Some(test), _) => ("test", test),
+        (None, Some(validation)) => ("validation", validation),
+        (None, None) => ("training", &parts.train),
     }
 }
 

@@ -34,6 +34,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ),
 ];
 
+/// How a CSV file and a folder of pictures are learned when they are named in a recipe's place.
+const TABLE: &str = include_str!("../../recipes/table.toml");
+const PICTURES: &str = include_str!("../../recipes/pictures.toml");
+
 /// A complete, checked recipe. [`schema::KEYS`] documents every field.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -217,7 +221,8 @@ impl ModelRecipe {
 
 impl Recipe {
     /// Reads the recipe `name_or_file` (a built-in name, or else a TOML file) and applies `set`,
-    /// each `key=value`.
+    /// each `key=value`. A CSV file or a folder of pictures is data for the recipe that suits it,
+    /// which is then called as they are.
     ///
     /// # Errors
     /// A name that is neither; unknown keys (with the line and the nearest known key), values of a
@@ -240,6 +245,25 @@ impl Recipe {
             return Err(Error::Recipe(format!(
                 "`{name_or_file}` is neither a built-in recipe nor a file; {hint}"
             )));
+        }
+        let table = path.extension().is_some_and(|e| {
+            ["csv", "tsv"]
+                .iter()
+                .any(|known| e.eq_ignore_ascii_case(known))
+        });
+        if table || path.is_dir() {
+            let name = std::path::absolute(path).map_err(io("find", path))?;
+            let name = name
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            // As TOML texts: a path may hold any character.
+            let key = |key: &str, text: &str| format!("{key}={}", toml::Value::from(text));
+            let mut all = vec![key("name", &name), key("data.path", name_or_file)];
+            all.extend_from_slice(set);
+            let text = if table { TABLE } else { PICTURES };
+            return Self::parse(name_or_file, text, &all);
         }
         let text = std::fs::read_to_string(path).map_err(io("read", path))?;
         Self::parse(name_or_file, &text, set)

@@ -18,8 +18,9 @@ pub struct Fingerprint {
     validation: Option<Part>,
 }
 
+/// One part of the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Part {
+pub struct Part {
     samples: usize,
     features: u32,
     targets: u32,
@@ -71,7 +72,11 @@ impl Fingerprint {
 }
 
 impl Part {
-    fn of(data: &dyn Dataset) -> Result<Self> {
+    /// The fingerprint of a part. Reads every example once.
+    ///
+    /// # Errors
+    /// If an example cannot be read.
+    pub fn of(data: &dyn Dataset) -> Result<Self> {
         let schema = data.schema();
         let mut x = vec![0f32; schema.sample_len()];
         let mut y = vec![0f32; schema.target_shape().iter().product()];
@@ -94,7 +99,8 @@ impl Part {
         })
     }
 
-    fn changes(&self, now: &Self, name: &str, changes: &mut Vec<String>) {
+    /// Adds what `now` has otherwise to `changes`; `name` is what the part is called.
+    pub fn changes(&self, now: &Self, name: &str, changes: &mut Vec<String>) {
         if self.samples != now.samples {
             // With other examples the contents differ anyway.
             changes.push(format!(

@@ -17,6 +17,7 @@ use fornax_tensor::{rng_state, set_rng_state};
 pub(crate) use checkpoint::log_line;
 pub use config::TrainConfig;
 pub use evaluate::{ClassFigures, Evaluation, evaluate, predict};
+pub(crate) use fingerprint::Part;
 pub(crate) use fit::loaders;
 pub use task::{Outcome, Supervised, Task};
 
