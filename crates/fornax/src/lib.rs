@@ -50,3 +50,8 @@ pub mod prelude {
         TrainConfig, Trained, Trainer, evaluate,
     };
 }
+
+/// The programs of `docs/training.md` run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/training.md")]
+struct TrainingPage;
