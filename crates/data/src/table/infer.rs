@@ -15,6 +15,8 @@ const MOST_CLASSES: usize = 10_000;
 pub(super) struct Stats {
     numbers: usize,
     texts: usize,
+    /// Texts that are numbers to a person, such as `0,5` or `$1,200`.
+    foreign: usize,
     all_whole: bool,
     /// The first cell that is text, with its line.
     first_text: Option<(u64, String)>,
@@ -28,6 +30,7 @@ impl Stats {
         Stats {
             numbers: 0,
             texts: 0,
+            foreign: 0,
             all_whole: true,
             first_text: None,
             distinct: BTreeMap::new(),
@@ -46,6 +49,7 @@ impl Stats {
             }
             Err(_) => {
                 self.texts += 1;
+                self.foreign += is_foreign_number(cell) as usize;
                 // The header question may add the first line last.
                 if self.first_text.as_ref().is_none_or(|(l, _)| line < *l) {
                     self.first_text = Some((line, cell.into()));
@@ -68,6 +72,22 @@ impl Stats {
         self.numbers > self.texts
     }
 
+    /// Numbers in a spelling that is not read must not quietly become categories.
+    fn refuse_foreign(&self, path: &Path, name: &str) -> Result<()> {
+        match &self.first_text {
+            Some((line, text)) if self.foreign > 0 && self.foreign == self.texts => {
+                Err(Error::format(
+                    path,
+                    format!("line {line}, column \"{name}\""),
+                    format!("\"{text}\" looks like a number, but not as it is read here"),
+                    "write it with digits and a decimal point alone, as 1234.5, or list the column \
+                     in data.categorical",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The different cells in order: of their values if all are numbers, else alphabetical.
     fn categories(&self) -> Vec<String> {
         let mut names: Vec<String> = self.distinct.keys().cloned().collect();
@@ -77,6 +97,26 @@ impl Stats {
         }
         names
     }
+}
+
+/// Whether a text is a number with a decimal comma, separators between thousands, a currency or a
+/// percent sign.
+fn is_foreign_number(cell: &str) -> bool {
+    let bare: String = cell
+        .chars()
+        .filter(|c| !"$€£¥%' \u{a0}\u{202f}".contains(*c))
+        .collect();
+    let bare = bare.strip_prefix(['-', '+']).unwrap_or(&bare);
+    // After the last separator anything goes; before it, groups of three digits. So dates and
+    // numbers of versions are texts.
+    let (whole, fraction) = bare.rsplit_once([',', '.']).unwrap_or((bare, ""));
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    let mut groups = whole.split([',', '.']);
+    let first = groups.next().unwrap_or_default();
+    !first.is_empty()
+        && digits(first)
+        && groups.all(|group| group.len() == 3 && digits(group))
+        && digits(fraction)
 }
 
 /// Whether the first line is a header, judged by the statistics of the lines
@@ -160,6 +200,9 @@ pub(super) fn infer(
             () if numeric.contains(&position) => true,
             () => stats.mostly_numbers(),
         };
+        if !categorical.contains(&position) && !is_number {
+            stats.refuse_foreign(path, &names[position])?;
+        }
         let kind = feature_kind(path, options, &names[position], stats, is_number)?;
         columns.push(Column {
             name: names[position].clone(),
@@ -180,6 +223,9 @@ pub(super) fn infer(
         () if numeric.contains(&target) => Some(Task::Regression),
         () => options.task,
     };
+    if declared.is_none() {
+        stats[target].refuse_foreign(path, &names[target])?;
+    }
     let target_kind = target_kind(path, declared, &names[target], &stats[target])?;
     Ok(Plan {
         columns,

@@ -404,3 +404,32 @@ fn options_and_schemas_survive_json() {
         *data.schema()
     );
 }
+
+#[test]
+fn numbers_in_a_foreign_spelling_are_refused_unless_declared() {
+    for cell in ["0,5", "$1,200", "1.234,5", "12%", "1 000", "-0,1", "€3"] {
+        let rows: String = (0..6)
+            .map(|i| format!("{i};{cell};a\n{i};{cell};b\n"))
+            .collect();
+        let text = format!("n;price;kind\n{rows}");
+        let message = bad(&text);
+        assert!(message.contains("looks like a number"), "{cell}: {message}");
+        assert!(message.contains("data.categorical"), "{message}");
+        let options = CsvOptions {
+            categorical: vec![ColumnRef::Name("price".into())],
+            ..CsvOptions::default()
+        };
+        assert_eq!(parse(&text, &options).unwrap().len(), 12);
+        let target = format!(
+            "n;kind;price\n{}",
+            rows.replace(";a", ";9").replace(";b", ";8")
+        );
+        let swapped = target.replace(&format!(";{cell};9"), &format!(";x;{cell}"));
+        let swapped = swapped.replace(&format!(";{cell};8"), &format!(";y;{cell}"));
+        assert!(bad(&swapped).contains("looks like a number"), "{swapped}");
+    }
+    for cell in ["01.02.2024", "1.2.3", "a1", "1,2,3", "-", "%"] {
+        let text = format!("n;word;kind\n1;{cell};a\n2;{cell};b\n3;{cell};a\n");
+        assert_eq!(good(&text).len(), 3, "{cell}");
+    }
+}

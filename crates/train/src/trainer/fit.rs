@@ -281,32 +281,31 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
         self.pending_samples += samples;
         let completes = self.state.batch.is_multiple_of(self.config.accumulate)
             || self.state.batch == self.train.batches();
-        // The metrics share the forward pass with the loss, so they are computed with it, and with
-        // the gradients and running statistics that go with the loss.
+        // The metrics share the forward pass with the loss, so they are computed in the same plan,
+        // and the update too where there is one.
         let mut wanted = vec![&loss];
         wanted.extend(metrics.iter().map(|(_, metric)| metric));
-        wanted.extend(grads.iter().map(|(_, grad)| grad));
-        eval_all(&wanted)?;
-        let alone = completes && self.pending.is_none();
-        if alone {
-            self.step(grads)?;
-        } else {
-            // Weighted by examples, so that a short last batch counts for what it is.
-            let weighted = grads.map(|_, grad| grad * samples as f64);
-            let sum: Grads = match self.pending.take() {
-                None => weighted,
-                Some(sum) => sum
-                    .into_iter()
-                    .zip(weighted)
-                    .map(|((name, sum), (_, grad))| (name, sum + grad))
-                    .collect(),
-            };
-            if completes {
-                let all = self.pending_samples as f64;
-                self.step(sum.map(|_, sum| sum / all))?;
-            } else {
-                eval_all(&sum.iter().map(|(_, sum)| sum).collect::<Vec<_>>())?;
-                self.pending = Some(sum);
+        match self.pending.take() {
+            None if completes => self.step(grads, &wanted)?,
+            pending => {
+                // Weighted by examples, so that a short last batch counts for what it is.
+                let weighted = grads.map(|_, grad| grad * samples as f64);
+                let sum: Grads = match pending {
+                    None => weighted,
+                    Some(sum) => sum
+                        .into_iter()
+                        .zip(weighted)
+                        .map(|((name, sum), (_, grad))| (name, sum + grad))
+                        .collect(),
+                };
+                if completes {
+                    let all = self.pending_samples as f64;
+                    self.step(sum.map(|_, sum| sum / all), &wanted)?;
+                } else {
+                    wanted.extend(sum.iter().map(|(_, sum)| sum));
+                    eval_all(&wanted)?;
+                    self.pending = Some(sum);
+                }
             }
         }
         if completes {
@@ -342,7 +341,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
     }
 
     /// Lets the optimizer move the weights by `grads`, the gradients of the mean loss.
-    fn step(&mut self, mut grads: Grads) -> Result<()> {
+    fn step(&mut self, mut grads: Grads, also: &[&Tensor]) -> Result<()> {
         let limits = &self.config.regularization;
         if limits.clip_value > 0.0 {
             grads = clip_grad_value(grads, limits.clip_value);
@@ -356,7 +355,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
         if let Some(momentum) = self.schedule.momentum(self.state.step) {
             self.optimizer.set_momentum(momentum);
         }
-        self.optimizer.step(self.model, grads)?;
+        self.optimizer.step_with(self.model, grads, also)?;
         self.state.step += 1;
         Ok(())
     }
