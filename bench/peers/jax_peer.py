@@ -6,12 +6,10 @@ python jax_peer.py mlp_b64 --threads 2
 
 import argparse
 import itertools
-import json
 import os
-import resource
-import statistics
 import sys
-import time
+
+from measure import measure
 
 
 def build(workload):
@@ -95,34 +93,19 @@ def main():
         parameters, first, second = jax.tree.transpose(jax.tree.structure(parameters), None, done)
         return loss, (parameters, first, second, t)
 
-    step = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     state = (parameters, zeros, jax.tree.map(jnp.zeros_like, parameters), jnp.float32(0))
-    times, losses = [], []
-    for _ in range(args.warmup + args.steps):
-        start = time.perf_counter()
-        loss, state = step(state)
-        losses.append(float(loss))
+
+    def train():
+        nonlocal state
+        loss, state = jitted(state)
+        loss = float(loss)
         # The loss may be there before the new parameters are.
         jax.block_until_ready(state)
-        times.append(1e3 * (time.perf_counter() - start))
-    measured = times[args.warmup :]
-    print(
-        json.dumps(
-            {
-                "workload": args.workload,
-                "framework": f"jax {jax.__version__} jit",
-                "precision": "f32",
-                "threads": args.threads,
-                "median_ms": round(statistics.median(measured), 4),
-                "min_ms": round(min(measured), 4),
-                "first_ms": round(times[0], 2),
-                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                "loss_first": losses[0],
-                "loss_last": losses[-1],
-            }
-        )
-    )
+        return loss
+
+    measure(args, f"jax {jax.__version__} jit", "f32", train)
 
 
 if __name__ == "__main__":

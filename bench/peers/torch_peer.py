@@ -7,12 +7,9 @@ Each run is its own process, so that the peak memory and the first step are this
 """
 
 import argparse
-import json
-import resource
-import statistics
-import time
 
 import torch
+from measure import measure
 from workloads import WORKLOADS, make_optimizer
 
 
@@ -41,28 +38,7 @@ def main():
         optimizer.step()
         return loss.item()
 
-    times, losses = [], []
-    for _ in range(args.warmup + args.steps):
-        start = time.perf_counter()
-        losses.append(step())
-        times.append(1e3 * (time.perf_counter() - start))
-    measured = times[args.warmup :]
-    print(
-        json.dumps(
-            {
-                "workload": args.workload,
-                "framework": f"torch {torch.__version__} {args.mode}",
-                "precision": args.precision,
-                "threads": args.threads,
-                "median_ms": round(statistics.median(measured), 4),
-                "min_ms": round(min(measured), 4),
-                "first_ms": round(times[0], 2),
-                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                "loss_first": losses[0],
-                "loss_last": losses[-1],
-            }
-        )
-    )
+    measure(args, f"torch {torch.__version__} {args.mode}", args.precision, step)
 
 
 if __name__ == "__main__":
