@@ -2,14 +2,26 @@
 //!
 //! A file reads like its paper: the configuration, the layers, the forward pass. Parameters have
 //! the names that PyTorch would give to the same fields.
+//!
+//! Those that HuggingFace's `transformers` has too are configured by its `config.json` and have its
+//! names; [`pretrained`] loads and saves its folders. What a loop that generates text needs of a
+//! model is in [`causal`].
 
+pub mod causal;
 mod cnn;
+mod gpt2;
 mod lenet;
 mod mlp;
+pub mod pretrained;
 
+pub use causal::CausalLm;
 pub use cnn::{Cnn, CnnConfig};
+pub use gpt2::{Gpt2, Gpt2Config};
 pub use lenet::{LeNet, LeNetConfig};
 pub use mlp::{Mlp, MlpConfig};
+pub use pretrained::Pretrained;
+
+use fornax_nn::Activation;
 
 /// A configuration that describes no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +67,34 @@ impl Check {
         self.that(total.is_some_and(|total| total <= MOST_WEIGHTS), || {
             let found = total.map_or("far too many".into(), |total| total.to_string());
             format!("the layers have {found} weights, at most {MOST_WEIGHTS} are possible")
+        })
+    }
+
+    /// The activation that HuggingFace calls `name`.
+    fn activation(&self, name: &str) -> Result<Activation, ConfigError> {
+        Ok(match name {
+            "relu" => Activation::Relu,
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" => {
+                Activation::GeluTanh
+            }
+            "silu" | "swish" => Activation::Silu,
+            "tanh" => Activation::Tanh,
+            _ => {
+                return Err(ConfigError {
+                    model: self.0,
+                    reason: format!(
+                        "the activation \"{name}\" is unknown; there are relu, gelu, gelu_new, \
+                         gelu_pytorch_tanh, silu and tanh"
+                    ),
+                });
+            }
+        })
+    }
+
+    fn heads(&self, heads: usize, width: usize) -> Result<(), ConfigError> {
+        self.that(heads > 0 && width.is_multiple_of(heads), || {
+            format!("{heads} heads do not divide a width of {width}")
         })
     }
 

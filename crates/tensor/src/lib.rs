@@ -40,7 +40,7 @@ pub use half::{bf16, f16};
 pub use module::*;
 pub use node::{checkpoint, is_recording, record, with_training};
 pub use ops::{Attention, ConvSpec, RngState, manual_seed, rng_state, set_rng_state};
-pub use plan::{Options, options, with_options};
+pub use plan::{Options, options, plans_made, with_options};
 pub use prim::{Conv, Face, ReduceOp};
 pub use shape::{Axes, INFER, Layout, Shape, Strides};
 pub use tensor::{Tensor, WeakTensor, eval_all};

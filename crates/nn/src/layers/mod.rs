@@ -1,6 +1,8 @@
 //! The layers: one file per family.
 
 mod activation;
+mod attention;
+mod causal;
 mod conv;
 mod dropout;
 mod embedding;
@@ -13,6 +15,8 @@ pub use activation::{
     Activation, ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, LogSoftmax, Mish, ReLU, ReLU6, SELU,
     SiLU, Sigmoid, Softmax, Softplus, Softsign, Tanh,
 };
+pub use attention::{MultiheadAttention, attention, join_heads, split_heads};
+pub use causal::{Causal, KvCache};
 pub use conv::{Conv1d, Conv2d, ConvTranspose2d};
 pub use dropout::Dropout;
 pub use embedding::Embedding;

@@ -24,6 +24,13 @@ pub struct Options {
 
 thread_local! {
     static OVERRIDE: std::cell::Cell<Option<Options>> = const { std::cell::Cell::new(None) };
+    static MADE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How many plans this thread's evaluations had to make so far, because no plan of the same
+/// structure was there. It stands still while a loop repeats itself.
+pub fn plans_made() -> u64 {
+    MADE.get()
 }
 
 /// The switches in force on this thread.
@@ -131,6 +138,7 @@ pub(crate) fn plan_for(graph: &Graph) -> Arc<Plan> {
         *used = clock;
         return plan.clone();
     }
+    MADE.set(MADE.get() + 1);
     let lowered = lower::lower(graph, options.fusion);
     let plan = Arc::new(memory::place(graph, lowered, |spec| engine().compile(spec)));
     cache.insert(key, plan.clone());
