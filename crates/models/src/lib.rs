@@ -7,19 +7,27 @@
 //! names; [`pretrained`] loads and saves its folders. What a loop that generates text needs of a
 //! model is in [`causal`].
 
+mod bert;
 pub mod causal;
 mod cnn;
+mod encoder;
 mod gpt2;
 mod lenet;
 mod mlp;
 pub mod pretrained;
+mod vit;
 
+pub use bert::{
+    Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification,
+    BertInput, mean_of_tokens,
+};
 pub use causal::CausalLm;
 pub use cnn::{Cnn, CnnConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use lenet::{LeNet, LeNetConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use pretrained::Pretrained;
+pub use vit::{Pooling, Vit, VitConfig};
 
 use fornax_nn::Activation;
 

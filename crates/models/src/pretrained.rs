@@ -85,6 +85,12 @@ pub trait Pretrained: Module + Sized {
         let _ = name;
         false
     }
+
+    /// What old files call the tensor of this name.
+    fn former_name(name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
 }
 
 /// A model as it was loaded.
@@ -320,9 +326,10 @@ fn load<M: Pretrained>(
     for (name, old) in model.state_dict() {
         let bare = name.strip_prefix(M::BASE).unwrap_or(&name).to_owned();
         let full = format!("{}{name}", M::BASE);
-        let found = [name.clone(), bare, full]
-            .into_iter()
-            .find(|n| left.remove(n.as_str()));
+        let names = [name.clone(), bare, full];
+        let former: Vec<String> = names.iter().filter_map(|n| M::former_name(n)).collect();
+        let mut candidates = names.into_iter().chain(former);
+        let found = candidates.find(|n| left.remove(n.as_str()));
         match found {
             Some(found) => {
                 let tensor = source.tensor(&found).expect("the source named it")?;

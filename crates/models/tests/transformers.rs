@@ -4,10 +4,13 @@
 #[path = "../../tensor/tests/support/mod.rs"]
 mod support;
 
-use fornax_models::causal::next_token_loss;
+use fornax_models::causal::{next_token_loss, token_loss};
 use fornax_models::pretrained::load_tensors;
-use fornax_models::{CausalLm, Gpt2, Pretrained};
-use fornax_nn::{AdamW, Optimizer};
+use fornax_models::{
+    Bert, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertInput,
+    CausalLm, Gpt2, Pretrained, Vit,
+};
+use fornax_nn::{AdamW, CrossEntropyLoss, Layer, Loss, Optimizer};
 use fornax_tensor::{DType, Tensor, value_and_grad};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -164,4 +167,68 @@ fn causal<M: Pretrained + CausalLm>() {
 #[test]
 fn gpt2() {
     causal::<Gpt2>();
+}
+
+#[test]
+fn vit() {
+    follow(|model: &Vit, case| {
+        let logits = model.forward(&case.input("pixel_values").expect("images"));
+        let labels = case.input("labels").expect("labels");
+        let loss = CrossEntropyLoss::default().forward(&logits, &labels);
+        (vec![("logits", logits)], Some(loss))
+    });
+}
+
+/// Ids, mask and segments of a BERT case.
+fn read(case: &Case) -> [Option<Tensor>; 3] {
+    ["input_ids", "attention_mask", "token_type_ids"].map(|name| case.input(name))
+}
+
+#[test]
+fn bert() {
+    follow(|model: &Bert, case| {
+        let [ids, mask, segments] = read(case);
+        let (mask, segments) = (mask.as_ref(), segments.as_ref());
+        let states = model.forward(&ids.unwrap(), BertInput { mask, segments });
+        let pooled = model.pool(&states);
+        let states = at_tokens(states, mask);
+        (
+            vec![("last_hidden_state", states), ("pooler_output", pooled)],
+            None,
+        )
+    });
+}
+
+#[test]
+fn bert_for_masked_lm() {
+    follow(|model: &BertForMaskedLM, case| {
+        let [ids, mask, segments] = read(case);
+        let (mask, segments) = (mask.as_ref(), segments.as_ref());
+        let logits = model.forward(&ids.unwrap(), BertInput { mask, segments });
+        let loss = token_loss(&logits, &case.input("labels").unwrap());
+        (vec![("logits", at_tokens(logits, mask))], Some(loss))
+    });
+}
+
+#[test]
+fn bert_for_sequence_classification() {
+    follow(|model: &BertForSequenceClassification, case| {
+        let [ids, mask, segments] = read(case);
+        let (mask, segments) = (mask.as_ref(), segments.as_ref());
+        let logits = model.forward(&ids.unwrap(), BertInput { mask, segments });
+        let labels = case.input("labels").unwrap();
+        let loss = CrossEntropyLoss::default().forward(&logits, &labels);
+        (vec![("logits", logits)], Some(loss))
+    });
+}
+
+#[test]
+fn bert_for_token_classification() {
+    follow(|model: &BertForTokenClassification, case| {
+        let [ids, mask, segments] = read(case);
+        let (mask, segments) = (mask.as_ref(), segments.as_ref());
+        let logits = model.forward(&ids.unwrap(), BertInput { mask, segments });
+        let loss = token_loss(&logits, &case.input("labels").unwrap());
+        (vec![("logits", at_tokens(logits, mask))], Some(loss))
+    });
 }
