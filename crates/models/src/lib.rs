@@ -5,7 +5,7 @@
 //!
 //! Those that HuggingFace's `transformers` has too are configured by its `config.json` and have its
 //! names; [`pretrained`] loads and saves its folders. What a loop that generates text needs of a
-//! model is in [`causal`].
+//! model is in [`causal`] and [`seq2seq`].
 
 mod bert;
 pub mod causal;
@@ -13,8 +13,11 @@ mod cnn;
 mod encoder;
 mod gpt2;
 mod lenet;
+mod llama;
 mod mlp;
 pub mod pretrained;
+pub mod seq2seq;
+mod t5;
 mod vit;
 
 pub use bert::{
@@ -25,8 +28,11 @@ pub use causal::CausalLm;
 pub use cnn::{Cnn, CnnConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use lenet::{LeNet, LeNetConfig};
+pub use llama::{Llama, LlamaConfig, RopeParameters};
 pub use mlp::{Mlp, MlpConfig};
 pub use pretrained::Pretrained;
+pub use seq2seq::Seq2SeqLm;
+pub use t5::{T5, T5Config};
 pub use vit::{Pooling, Vit, VitConfig};
 
 use fornax_nn::Activation;

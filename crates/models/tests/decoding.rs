@@ -1,6 +1,6 @@
 //! Decoding with a cache gives what whole sequences give, and runs one plan from the second step on.
 
-use fornax_models::{CausalLm, Gpt2, Gpt2Config};
+use fornax_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Seq2SeqLm, T5, T5Config};
 use fornax_tensor::{DType, Tensor, manual_seed, plans_made};
 
 fn gpt2() -> Gpt2 {
@@ -83,4 +83,83 @@ fn an_empty_row_of_padding_gives_numbers() {
     let mut cache = model.init_cache(2, 4).pad_left(&[0, 3]);
     let logits = model.decode_step(&Tensor::zeros([2, 2], DType::I64), &mut cache);
     assert!(logits.is_finite().all(..).item() == 1.0);
+}
+
+#[test]
+fn llama_decodes() {
+    manual_seed(8);
+    let config = LlamaConfig {
+        vocab_size: 50,
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 3,
+        num_attention_heads: 6,
+        num_key_value_heads: Some(2),
+        initializer_range: 0.3,
+        ..LlamaConfig::default()
+    };
+    let model = Llama::new(&config).unwrap();
+    agrees(&model);
+    one_plan(&model);
+}
+
+/// Two texts, one of them shorter, are read; what is written with a cache is what the decoder
+/// gives for the whole.
+fn writes_alike(model: &dyn Seq2SeqLm, vocab: i64) {
+    let ids = Tensor::randint(1, vocab, [2, 7]);
+    let mask = Tensor::arange(7, DType::I64).lt(&Tensor::from_vec(vec![7i64, 4], [2, 1]));
+    let states = model.encode(&ids, Some(&mask));
+    let memory = model.memory(&states, Some(&mask));
+    let mut cache = model.init_cache(&states, Some(&mask), 10);
+    let mut written = Tensor::full([2, 1], model.start_token() as f64, DType::I64);
+    let mut next = written.clone();
+    let mut made = Vec::new();
+    for step in 0..10 {
+        let before = plans_made();
+        let logits = model.decode_step(&next, &mut cache);
+        logits.eval();
+        made.push(plans_made() - before);
+        let whole = model.decode(&written, &memory).select(1, -1);
+        let difference = (&whole - &logits).abs().max(..).item();
+        assert!(
+            difference < 1e-4 * whole.abs().max(..).item(),
+            "step {step}: {difference}"
+        );
+        let best = logits.argmax(-1).to_vec::<i64>();
+        assert_eq!(best, whole.argmax(-1).to_vec::<i64>(), "step {step}");
+        next = Tensor::from_vec(best, [2, 1]);
+        written = Tensor::cat(&[written, next.clone()], 1);
+        written.eval();
+    }
+    assert!(made[2..].iter().all(|&n| n == 0), "plans made: {made:?}");
+    // The second beam's text goes on in both rows.
+    let mut cache = model.init_cache(&states, Some(&mask), 10);
+    let start = written.narrow(1, 0, 3);
+    model.decode_step(&start, &mut cache).eval();
+    cache.select_rows(&[1, 1]);
+    let logits = model.decode_step(&written.narrow(1, 3, 1), &mut cache);
+    let (a, b) = (logits.select(0, 0), logits.select(0, 1));
+    let whole = model.decode(&written.narrow(1, 0, 4), &memory);
+    let want = whole.select(1, -1).select(0, 1);
+    assert!((&b - &want).abs().max(..).item() < 1e-4 * want.abs().max(..).item());
+    assert_eq!(a.shape(), b.shape());
+}
+
+#[test]
+fn t5_decodes() {
+    manual_seed(9);
+    for feed_forward in ["relu", "gated-gelu"] {
+        let config = T5Config {
+            vocab_size: 50,
+            d_model: 24,
+            d_kv: 8,
+            d_ff: 40,
+            num_layers: 2,
+            num_heads: 3,
+            feed_forward_proj: feed_forward.to_owned(),
+            tie_word_embeddings: feed_forward == "relu",
+            ..T5Config::default()
+        };
+        writes_alike(&T5::new(&config).unwrap(), 50);
+    }
 }

@@ -8,7 +8,7 @@ use fornax_models::causal::{next_token_loss, token_loss};
 use fornax_models::pretrained::load_tensors;
 use fornax_models::{
     Bert, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertInput,
-    CausalLm, Gpt2, Pretrained, Vit,
+    CausalLm, Gpt2, Llama, Pretrained, Seq2SeqLm, T5, Vit,
 };
 use fornax_nn::{AdamW, CrossEntropyLoss, Layer, Loss, Optimizer};
 use fornax_tensor::{DType, Tensor, value_and_grad};
@@ -26,6 +26,21 @@ struct Case {
 
 /// What a model makes of a case's inputs: outputs by name, and the loss if there are labels.
 type Run = (Vec<(&'static str, Tensor)>, Option<Tensor>);
+
+/// The numbers of a parameter, by its place among the sorted names: scales of norms around 1, the
+/// rest around 0.
+fn recipe(index: u64, name: &str, shape: &[usize]) -> Vec<f64> {
+    let (low, high) = match shape {
+        [_] if name.ends_with("weight") => (0.7, 1.3),
+        [_] => (-0.2, 0.2),
+        [.., last] => {
+            let bound = (1.5 / (*last as f64).sqrt()).min(1.0);
+            (-bound, bound)
+        }
+        [] => unreachable!("parameters have axes"),
+    };
+    uniform(1000 + index, low, high, shape.iter().product())
+}
 
 impl Case {
     fn name(&self) -> &str {
@@ -52,15 +67,13 @@ impl Case {
             .into_iter()
             .map(|(name, t)| (name, t.shape().to_vec()))
             .collect();
-        let recipes = self.json["parameters"].as_object().unwrap();
-        let tensors = recipes.iter().map(|(name, recipe)| {
-            let shape = shapes
-                .get(name)
-                .unwrap_or_else(|| panic!("no parameter {name}"));
-            let at = |i: usize| recipe[i].as_f64().unwrap();
-            let values = uniform(at(0) as u64, at(1), at(2), shape.iter().product());
-            (name.clone(), tensor(&values, shape, DType::F32))
-        });
+        let tensors = shapes
+            .into_iter()
+            .enumerate()
+            .map(|(index, (name, shape))| {
+                let values = recipe(index as u64, &name, &shape);
+                (name, tensor(&values, &shape, DType::F32))
+            });
         let unexpected = load_tensors(&mut model, tensors.collect()).expect("all tensors");
         assert!(unexpected.is_empty(), "{unexpected:?}");
         model
@@ -167,6 +180,29 @@ fn causal<M: Pretrained + CausalLm>() {
 #[test]
 fn gpt2() {
     causal::<Gpt2>();
+}
+
+#[test]
+fn llama() {
+    causal::<Llama>();
+}
+
+#[test]
+fn t5() {
+    follow(|model: &T5, case| {
+        let (ids, mask) = (
+            case.input("input_ids").unwrap(),
+            case.input("attention_mask"),
+        );
+        let labels = case.input("labels").unwrap();
+        let written = model.shift_right(&labels, 0);
+        let states = model.encode(&ids, mask.as_ref());
+        let logits = model.decode(&written, &model.memory(&states, mask.as_ref()));
+        let loss = token_loss(&logits, &labels);
+        let states = at_tokens(states, mask.as_ref());
+        let outputs = vec![("logits", logits), ("encoder_last_hidden_state", states)];
+        (outputs, Some(loss))
+    });
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl MultiheadAttention {
     pub fn forward(&self, queries: &Tensor, memory: &Tensor, options: Attention<'_>) -> Tensor {
         let (q, [k, v]) = match queries.same(memory) {
             true => {
-                let [q, k, v] = self.project(queries, [0, 1, 2]);
+                let [q, k, v] = self.queries_keys_values(queries);
                 (q, [k, v])
             }
             false => {
@@ -158,6 +158,12 @@ impl MultiheadAttention {
             }
         };
         self.attend(&q, &k, &v, options)
+    }
+
+    /// Queries, keys and values `[batch, heads, time, size]` of `x`.
+    #[track_caller]
+    pub fn queries_keys_values(&self, x: &Tensor) -> [Tensor; 3] {
+        self.project(x, [0, 1, 2])
     }
 
     /// Queries `[batch, heads, time, size]` of `x`.

@@ -9,7 +9,10 @@ mod embedding;
 mod linear;
 mod norm;
 mod pool;
+mod position;
 mod reshape;
+mod rms_norm;
+mod transformer;
 
 pub use activation::{
     Activation, ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, LogSoftmax, Mish, ReLU, ReLU6, SELU,
@@ -23,4 +26,9 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{BatchNorm1d, BatchNorm2d, LayerNorm};
 pub use pool::{AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+pub use position::{RelativeBuckets, Rotary, Turns, alibi_bias, sinusoidal_positions};
 pub use reshape::{Flatten, Identity};
+pub use rms_norm::RMSNorm;
+pub use transformer::{
+    GatedFeedForward, TransformerDecoderLayer, TransformerEncoderLayer, TransformerLayerOptions,
+};
