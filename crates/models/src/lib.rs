@@ -18,6 +18,7 @@ mod mlp;
 pub mod pretrained;
 pub mod seq2seq;
 mod t5;
+mod transformer;
 mod vit;
 
 pub use bert::{
@@ -33,6 +34,7 @@ pub use mlp::{Mlp, MlpConfig};
 pub use pretrained::Pretrained;
 pub use seq2seq::Seq2SeqLm;
 pub use t5::{T5, T5Config};
+pub use transformer::{Transformer, TransformerConfig};
 pub use vit::{Pooling, Vit, VitConfig};
 
 use fornax_nn::Activation;

@@ -1,7 +1,7 @@
 //! Models that read one text and write another: what generation and training need of them.
 
 use crate::causal::IGNORE;
-use fornax_nn::{KvCache, Module};
+use fornax_nn::{CrossEntropyLoss, KvCache, Loss, Module};
 use fornax_tensor::{DType, Tensor, eval_all};
 
 /// An encoder that reads a text once, and a decoder that writes another token by token.
@@ -66,6 +66,15 @@ pub trait Seq2SeqLm: Module + Send + Sync {
         let ids = labels.masked_fill(&labels.eq_scalar(IGNORE), padding as f64);
         Tensor::cat(&[start, ids.narrow(1, 0, time - 1)], 1)
     }
+}
+
+/// The mean cross-entropy of `logits [batch, time, vocab]` against `labels [batch, time]`, of which
+/// a share `smoothing` is given to all tokens alike (Szegedy et al. 2016; Vaswani et al. 2017 take
+/// 0.1). Labels that are [`IGNORE`] do not count.
+#[track_caller]
+pub fn smoothed_loss(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Tensor {
+    let loss = CrossEntropyLoss::default().label_smoothing(smoothing);
+    loss.forward(&logits.flatten(0, 1), &labels.flatten(0, 1))
 }
 
 /// What a decoder's layers see of the encoder.

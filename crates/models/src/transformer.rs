@@ -4,8 +4,8 @@ use crate::encoder::{for_all_queries, table};
 use crate::seq2seq::{Memory, Seq2SeqCache, Seq2SeqLm};
 use crate::{Check, ConfigError, Pretrained};
 use fornax_nn::{
-    Activation, Causal, CrossEntropyLoss, Embedding, KvCache, Layer, LayerNorm, Linear, Loss,
-    Module, TransformerDecoderLayer, TransformerEncoderLayer, TransformerLayerOptions, init,
+    Activation, Causal, Embedding, KvCache, Layer, LayerNorm, Linear, Module,
+    TransformerDecoderLayer, TransformerEncoderLayer, TransformerLayerOptions, init,
     sinusoidal_positions,
 };
 use fornax_tensor::{Tensor, checkpoint};
@@ -82,6 +82,7 @@ impl Default for TransformerConfig {
 /// Its layers are those of `torch.nn.Transformer`; its use is that of [`Seq2SeqLm`].
 ///
 /// ```
+/// use fornax_models::seq2seq::smoothed_loss;
 /// use fornax_models::{Seq2SeqLm, Transformer, TransformerConfig};
 /// use fornax_tensor::Tensor;
 /// let config = TransformerConfig {
@@ -91,7 +92,7 @@ impl Default for TransformerConfig {
 /// let model = Transformer::new(&config)?;
 /// let (read, written) = (Tensor::randint(2, 40, [2, 7]), Tensor::randint(2, 40, [2, 5]));
 /// let logits = model.forward_logits(&read, None, &model.shift_right(&written, 0));
-/// let loss = model.smoothed_loss(&logits, &written, 0.1);
+/// let loss = smoothed_loss(&logits, &written, 0.1);
 /// assert_eq!((logits.shape(), loss.shape()), (&[2, 5, 40][..], &[][..]));
 /// # Ok::<(), fornax_models::ConfigError>(())
 /// ```
@@ -134,8 +135,14 @@ impl Transformer {
         let (width, hidden) = (config.d_model, config.dim_feedforward);
         let (encoders, decoders) = (config.num_encoder_layers, config.num_decoder_layers);
         let (source, target) = (config.source_vocab, config.target_vocab);
-        check.sizes("vocabularies and max_length", &[source, target, config.max_length])?;
-        check.sizes("d_model, layers and dim_feedforward", &[width, encoders, decoders, hidden])?;
+        check.sizes(
+            "vocabularies and max_length",
+            &[source, target, config.max_length],
+        )?;
+        check.sizes(
+            "d_model, layers and dim_feedforward",
+            &[width, encoders, decoders, hidden],
+        )?;
         check.heads(config.nhead, width)?;
         check.dropout(config.dropout)?;
         check.that(!config.shared_vocabulary || source == target, || {
@@ -144,7 +151,10 @@ impl Transformer {
         check.that(config.start_token_id < target, || {
             "start_token_id lies outside the target's vocabulary".to_owned()
         })?;
-        let sum = |a: usize, b: usize| a.saturating_mul(encoders).saturating_add(b.saturating_mul(decoders));
+        let sum = |a: usize, b: usize| {
+            a.saturating_mul(encoders)
+                .saturating_add(b.saturating_mul(decoders))
+        };
         check.weights([
             [width, target.saturating_mul(2).saturating_add(source)],
             [width, width.saturating_mul(sum(4, 8))],
@@ -232,15 +242,6 @@ impl Transformer {
             None => x.linear(&self.target_embedding.weight, None),
         }
     }
-
-    /// The mean cross-entropy of `logits [batch, time, vocab]` against `labels [batch, time]`, of
-    /// which a share `smoothing` is given to all tokens alike (the paper's is 0.1). Labels that are
-    /// [`IGNORE`](crate::causal::IGNORE) do not count.
-    #[track_caller]
-    pub fn smoothed_loss(&self, logits: &Tensor, labels: &Tensor, smoothing: f64) -> Tensor {
-        let loss = CrossEntropyLoss::default().label_smoothing(smoothing);
-        loss.forward(&logits.flatten(0, 1), &labels.flatten(0, 1))
-    }
 }
 
 impl Seq2SeqLm for Transformer {
@@ -255,7 +256,10 @@ impl Seq2SeqLm for Transformer {
     #[track_caller]
     fn encode(&self, ids: &Tensor, mask: Option<&Tensor>) -> Tensor {
         self.fits(ids.dim(1));
-        let table = self.source_embedding.as_ref().unwrap_or(&self.target_embedding);
+        let table = self
+            .source_embedding
+            .as_ref()
+            .unwrap_or(&self.target_embedding);
         let positions = self.positions.narrow(0, 0, ids.dim(1));
         let mut x = self.embedded(table, ids, &positions);
         let mask = mask.map(for_all_queries);
@@ -272,7 +276,10 @@ impl Seq2SeqLm for Transformer {
     fn memory(&self, states: &Tensor, mask: Option<&Tensor>) -> Memory {
         let layers = &self.decoder.layers;
         Memory {
-            layers: layers.iter().map(|layer| layer.keys_values(states)).collect(),
+            layers: layers
+                .iter()
+                .map(|layer| layer.keys_values(states))
+                .collect(),
             mask: mask.map(for_all_queries),
         }
     }
@@ -287,7 +294,12 @@ impl Seq2SeqLm for Transformer {
     fn init_cache(&self, states: &Tensor, mask: Option<&Tensor>, length: usize) -> Seq2SeqCache {
         self.fits(length);
         let config = &self.config;
-        let shape = [states.dim(0), config.nhead, length, config.d_model / config.nhead];
+        let shape = [
+            states.dim(0),
+            config.nhead,
+            length,
+            config.d_model / config.nhead,
+        ];
         let dtype = self.target_embedding.weight.dtype();
         let own = KvCache::new(config.num_decoder_layers, shape, dtype);
         Seq2SeqCache::new(own, self.memory(states, mask))
@@ -319,6 +331,7 @@ impl Pretrained for Transformer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seq2seq::smoothed_loss;
     use fornax_tensor::value_and_grad;
 
     #[test]
@@ -352,11 +365,14 @@ mod tests {
             ..TransformerConfig::default()
         };
         let model = Transformer::new(&config).unwrap();
-        let (read, labels) = (Tensor::randint(0, 20, [2, 5]), Tensor::randint(0, 30, [2, 4]));
+        let (read, labels) = (
+            Tensor::randint(0, 20, [2, 5]),
+            Tensor::randint(0, 30, [2, 4]),
+        );
         let written = model.shift_right(&labels, 0);
         let (loss, grads) = value_and_grad(&model, |m| {
             let logits = m.forward_logits(&read, None, &written);
-            m.smoothed_loss(&logits, &labels, 0.1)
+            smoothed_loss(&logits, &labels, 0.1)
         });
         assert!(loss.item().is_finite());
         assert_eq!(grads.len(), model.named_parameters().len());

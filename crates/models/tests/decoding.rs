@@ -1,6 +1,9 @@
 //! Decoding with a cache gives what whole sequences give, and runs one plan from the second step on.
 
-use fornax_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Seq2SeqLm, T5, T5Config};
+use fornax_models::{
+    CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Seq2SeqLm, T5, T5Config, Transformer,
+    TransformerConfig,
+};
 use fornax_tensor::{DType, Tensor, manual_seed, plans_made};
 
 fn gpt2() -> Gpt2 {
@@ -161,5 +164,24 @@ fn t5_decodes() {
             ..T5Config::default()
         };
         writes_alike(&T5::new(&config).unwrap(), 50);
+    }
+}
+
+#[test]
+fn the_transformer_decodes() {
+    manual_seed(10);
+    for norm_first in [false, true] {
+        let config = TransformerConfig {
+            source_vocab: 50,
+            target_vocab: 50,
+            d_model: 24,
+            nhead: 3,
+            num_encoder_layers: 2,
+            num_decoder_layers: 2,
+            dim_feedforward: 40,
+            norm_first,
+            ..TransformerConfig::default()
+        };
+        writes_alike(&Transformer::new(&config).unwrap(), 50);
     }
 }

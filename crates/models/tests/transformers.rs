@@ -1,4 +1,4 @@
-//! The architectures compute what HuggingFace's `transformers` computes from the same
+//! The architectures compute what HuggingFace's `transformers` (or PyTorch's layers) computes from the same
 //! configuration, weights and inputs: outputs, losses, every gradient, and ten steps of training.
 
 #[path = "../../tensor/tests/support/mod.rs"]
@@ -6,9 +6,10 @@ mod support;
 
 use fornax_models::causal::{next_token_loss, token_loss};
 use fornax_models::pretrained::load_tensors;
+use fornax_models::seq2seq::smoothed_loss;
 use fornax_models::{
     Bert, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertInput,
-    CausalLm, Gpt2, Llama, Pretrained, Seq2SeqLm, T5, Vit,
+    CausalLm, Gpt2, Llama, Pretrained, Seq2SeqLm, T5, Transformer, Vit,
 };
 use fornax_nn::{AdamW, CrossEntropyLoss, Layer, Loss, Optimizer};
 use fornax_tensor::{DType, Tensor, value_and_grad};
@@ -202,6 +203,21 @@ fn t5() {
         let states = at_tokens(states, mask.as_ref());
         let outputs = vec![("logits", logits), ("encoder_last_hidden_state", states)];
         (outputs, Some(loss))
+    });
+}
+
+#[test]
+fn transformer() {
+    follow(|model: &Transformer, case| {
+        let (ids, mask) = (
+            case.input("input_ids").unwrap(),
+            case.input("attention_mask"),
+        );
+        let labels = case.input("labels").unwrap();
+        let written = model.shift_right(&labels, 0);
+        let logits = model.forward_logits(&ids, mask.as_ref(), &written);
+        let loss = smoothed_loss(&logits, &labels, 0.1);
+        (vec![("logits", logits)], Some(loss))
     });
 }
 
