@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes the PyTorch fixtures that the Rust tests read.
 
-    python3 -m venv /tmp/torch && /tmp/torch/bin/pip install torch numpy safetensors transformers
+    python3 -m venv /tmp/torch
+    /tmp/torch/bin/pip install torch torchvision numpy safetensors transformers
     /tmp/torch/bin/python scripts/make-fixtures.py [NAME]...
 
 Without names it makes them all. `scripts/fixtures/core.py` describes the format. The files are committed,
@@ -12,7 +13,7 @@ import sys
 
 import numpy as np
 import torch
-from fixtures import layers, losses, metrics, npy, ops, optim, training, transformers
+from fixtures import layers, losses, metrics, npy, ops, optim, resnets, training, transformers
 
 MAKERS = {
     "ops": ops.make,
@@ -23,6 +24,7 @@ MAKERS = {
     "training": training.make,
     "npy": npy.make,
     "transformers": transformers.make,
+    "resnets": resnets.make,
 }
 
 
