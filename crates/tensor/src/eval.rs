@@ -7,6 +7,7 @@ use crate::plan::{Graph, Place, Plan, Store, plan_for};
 use crate::shape::Layout;
 use crate::tape::{Key, Scalar, Slots};
 use crate::tensor::Tensor;
+use crate::trace::Recorder;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// One evaluation at a time: they share the pool, and the marks on the nodes.
@@ -23,11 +24,16 @@ pub(crate) fn eval(roots: &[Tensor]) -> Result<()> {
         return Ok(());
     }
     let guard = pause();
+    let mut trace = Recorder::begin();
     let graph = Graph::collect(roots);
+    trace.phase("collect");
     let plan = plan_for(&graph);
-    let garbage = run(&graph, &plan)?;
+    trace.phase("plan");
+    let garbage = run(&graph, &plan, &mut trace)?;
     drop(guard);
     drop(garbage);
+    trace.phase("values");
+    trace.end(&graph, &plan);
     Ok(())
 }
 
@@ -38,23 +44,9 @@ struct Kept {
 }
 
 /// Runs the plan and returns what may be dropped once the lock is released.
-fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
+fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>, Vec<Value>)> {
     let _flush = crate::cpu::pool::flush_denormals();
-    let leaves: Vec<Option<Value>> = graph
-        .nodes
-        .iter()
-        .map(|e| {
-            e.leaf
-                .as_ref()
-                .and_then(|_| e.tensor.0.state().value.clone())
-        })
-        .collect();
-    let leaf = |i: u32| leaves[i as usize].as_ref().expect("a leaf has a value");
-    // Where a leaf's lowest element lies, in bytes.
-    let leaf_offset = |i: u32| {
-        let layout = &leaf(i).layout;
-        (layout.offset - layout.below()) * graph.nodes[i as usize].dtype().size()
-    };
+    let leaf = |i: u32| graph.leaf(i as usize).expect("the plan knows it as a leaf");
     let stores: Vec<Kept> = plan
         .stores
         .iter()
@@ -65,7 +57,7 @@ fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
             },
             Store::TakeOver(i) => Kept {
                 storage: leaf(i).storage.clone(),
-                offset: leaf_offset(i),
+                offset: leaf(i).start,
             },
         })
         .collect();
@@ -73,7 +65,7 @@ fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
     let at = |place: Place| match place {
         Place::Leaf(i) => Arg {
             storage: &leaf(i).storage,
-            offset: leaf_offset(i),
+            offset: leaf(i).start,
         },
         Place::Arena(offset) => Arg {
             storage: &arena,
@@ -88,6 +80,7 @@ fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
         }
     };
 
+    trace.phase("memory");
     let mut args: Vec<Arg<'_>> = Vec::new();
     let (mut scalars, mut keys): (Vec<Scalar>, Vec<Key>) = (Vec::new(), Vec::new());
     for step in &plan.steps {
@@ -109,13 +102,14 @@ fn run(graph: &Graph, plan: &Plan) -> Result<(Vec<Inputs>, Vec<Value>)> {
                 keys: &keys,
             },
         )?;
+        trace.kernel();
     }
 
     let mut forgotten = Vec::with_capacity(plan.outputs.len());
     for (node, place, layout) in &plan.outputs {
         let tensor = &graph.nodes[*node as usize].tensor;
         let (storage, offset) = match *place {
-            Place::Leaf(i) => (leaf(i).storage.clone(), leaf_offset(i)),
+            Place::Leaf(i) => (leaf(i).storage.clone(), leaf(i).start),
             Place::Store(i) => (
                 stores[i as usize].storage.clone(),
                 stores[i as usize].offset,

@@ -200,7 +200,9 @@ impl Fast {
     }
 
     pub(crate) fn hash(&self, h: &mut impl FnMut(u64)) {
-        self.name().bytes().for_each(|b| h(b as u64));
+        for part in self.name().as_bytes().chunks(8) {
+            h(part.iter().fold(0, |word, &b| word << 8 | b as u64));
+        }
         match self {
             Fast::Softmax { .. } | Fast::SoftmaxGrad { .. } => {}
             Fast::CrossEntropy { ignore_index } | Fast::CrossEntropyGrad { ignore_index } => {

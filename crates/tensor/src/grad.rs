@@ -10,6 +10,7 @@ use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// The cotangents of a node's inputs; `None` where no gradient flows.
 type Cotangents = SmallVec<[Option<Tensor>; 4]>;
@@ -639,9 +640,10 @@ pub fn value_and_grad<M: Module>(module: &M, f: impl FnOnce(&M) -> Tensor) -> (T
 
 /// Makes one plan compute all of `tensors` that are still wanted as soon as one is asked for.
 fn evaluate_together(tensors: &[Tensor]) {
-    let group = Arc::new(Group(
-        tensors.iter().map(|t| Arc::downgrade(&t.0)).collect(),
-    ));
+    let group = Arc::new(Group {
+        results: tensors.iter().map(|t| Arc::downgrade(&t.0)).collect(),
+        met: AtomicU64::new(0),
+    });
     for t in tensors {
         let mut state = t.0.state();
         if state.value.is_none() {

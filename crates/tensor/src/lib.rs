@@ -31,6 +31,7 @@ mod shape;
 pub mod tape;
 mod tensor;
 pub mod testing;
+pub mod trace;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};

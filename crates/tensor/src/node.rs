@@ -52,7 +52,11 @@ pub(crate) struct Value {
 }
 
 /// The results of one recording; asking for one evaluates all that are still wanted.
-pub(crate) struct Group(pub Vec<Weak<Node>>);
+pub(crate) struct Group {
+    pub results: Vec<Weak<Node>>,
+    /// The last evaluation that has met the group: scratch, as [`Mark`].
+    pub met: AtomicU64,
+}
 
 /// A stretch of the forward pass whose intermediate values are computed again in the backward
 /// pass instead of being kept. Its address is all it is.

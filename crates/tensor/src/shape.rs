@@ -14,8 +14,16 @@ pub const INFER: usize = usize::MAX;
 /// let s = Shape::from([2, 3]);
 /// assert_eq!((s.numel(), s.len()), (6, 2));
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(PartialEq, Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; 6]>);
+
+/// By hand: `SmallVec`'s own goes element by element.
+impl Clone for Shape {
+    #[inline]
+    fn clone(&self) -> Self {
+        Shape(SmallVec::from_slice(&self.0))
+    }
+}
 
 impl Shape {
     /// The number of elements (1 for a scalar, 0 if any size is 0).
@@ -127,7 +135,7 @@ impl FromIterator<usize> for Shape {
 
 /// Where the elements of a tensor lie in a storage: sizes, strides and first element, all counted
 /// in elements.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct Layout {
     /// Sizes.
     pub shape: Shape,
@@ -135,6 +143,17 @@ pub struct Layout {
     pub strides: Strides,
     /// The element with index 0 everywhere.
     pub offset: usize,
+}
+
+impl Clone for Layout {
+    #[inline]
+    fn clone(&self) -> Self {
+        Layout {
+            shape: self.shape.clone(),
+            strides: SmallVec::from_slice(&self.strides),
+            offset: self.offset,
+        }
+    }
 }
 
 impl Layout {

@@ -3,6 +3,7 @@
 mod access;
 pub mod arg_reduce;
 mod attention;
+pub mod ceiling;
 pub mod conv;
 pub mod copy;
 mod engine;

@@ -1,18 +1,22 @@
-//! From tensors to a numbered graph, and its structural hash.
+//! Collecting what an evaluation has to compute, and hashing its structure.
 
 use crate::dtype::DType;
+use crate::engine::Storage;
 use crate::node::Node;
 use crate::prim::Prim;
 use crate::shape::{Layout, Shape};
 use crate::tape::{Key, Scalar};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The part of the lazy graph that one evaluation computes, in order of creation (inputs first).
 pub(crate) struct Graph {
     pub nodes: Vec<Entry>,
+    /// Those nodes that have a value already, as they were met.
+    leaves: Vec<Leaf>,
     /// The scalar constants, in order; run-time slots.
     pub scalars: Vec<Scalar>,
     /// The random keys, in order; run-time slots.
@@ -24,20 +28,28 @@ pub(crate) struct Graph {
 /// One node of a [`Graph`].
 pub(crate) struct Entry {
     pub tensor: Tensor,
-    pub inputs: SmallVec<[u32; 3]>,
-    /// For nodes that have a value already.
-    pub leaf: Option<Leaf>,
+    pub inputs: Inputs,
     /// Whether the value is wanted after the evaluation.
     pub output: bool,
+    /// Its place among the leaves, for a node that has a value already.
+    leaf: u32,
 }
+
+/// The places of a node's inputs.
+pub(crate) type Inputs = SmallVec<[u32; 4]>;
 
 /// A node that has a value already.
 pub(crate) struct Leaf {
-    /// The value's layout, counted from its lowest element; where that lies is given at run time.
+    /// The value's layout, counted from its lowest element.
     pub layout: Layout,
+    pub storage: Arc<Storage>,
+    /// Where the lowest element lies in the storage, in bytes.
+    pub start: usize,
     /// Nobody but this graph holds the memory: it may be overwritten.
     pub expendable: bool,
 }
+
+const NONE: u32 = u32::MAX;
 
 impl Entry {
     pub fn prim(&self) -> &Prim {
@@ -49,10 +61,31 @@ impl Entry {
     pub fn dtype(&self) -> DType {
         self.tensor.0.dtype
     }
+    pub fn is_leaf(&self) -> bool {
+        self.leaf != NONE
+    }
 }
 
 /// Distinguishes the marks of one collection from those of earlier ones.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
+
+/// Lists that every collection needs, kept from one to the next.
+#[derive(Default)]
+struct Scratch {
+    /// Nodes as they are met, before they are brought into order.
+    found: Vec<Option<Entry>>,
+    /// How often each of them is read from within the graph, or asked for.
+    uses: Vec<u32>,
+    /// Id and place in `found`.
+    order: Vec<(u64, u32)>,
+    /// The place in order of each place in `found`.
+    place: Vec<u32>,
+    lasting: Vec<bool>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 impl Graph {
     /// Collects what `roots` need. The caller holds the evaluation lock: marks are shared.
@@ -61,127 +94,200 @@ impl Graph {
     /// still holds, and intermediate values that somebody still holds (they would be computed
     /// again later).
     pub fn collect(roots: &[Tensor]) -> Graph {
-        let epoch = EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut found: Vec<Entry> = Vec::new();
-        // How often each is referred to from within the graph, and how often by us here.
-        let mut uses: Vec<u32> = Vec::new();
-        let mut stack: Vec<Tensor> = Vec::with_capacity(roots.len());
-        stack.extend(roots.iter().rev().cloned());
-        while let Some(tensor) = stack.pop() {
-            if index_of(&tensor.0, epoch).is_some() {
-                continue;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut graph = Graph {
+                nodes: Vec::new(),
+                leaves: Vec::new(),
+                scalars: Vec::new(),
+                keys: Vec::new(),
+                hash: 0,
+            };
+            let remembers = graph.discover(roots, scratch);
+            graph.bring_into_order(scratch);
+            graph.mark_outputs(roots, scratch);
+            if remembers {
+                graph.spare_what_is_remembered(scratch);
             }
-            set_index(&tensor.0, epoch, found.len());
-            let state = tensor.0.state();
-            let leaf = state.value.as_ref().map(|v| Leaf {
-                layout: Layout {
-                    offset: v.layout.below(),
-                    ..v.layout.clone()
-                },
-                expendable: Arc::strong_count(&v.storage) == 1 && v.layout.is_contiguous(),
-            });
-            if leaf.is_none() {
-                if let Some(group) = &state.group {
-                    stack.extend(group.0.iter().filter_map(|w| w.upgrade()).map(Tensor));
+            graph.hash = graph.structural_hash();
+            graph
+        })
+    }
+
+    /// What is known of node `i` if it has a value already.
+    pub fn leaf(&self, i: usize) -> Option<&Leaf> {
+        self.leaves.get(self.nodes[i].leaf as usize)
+    }
+
+    /// Meets every node once, reading its state once. Returns whether some node will still
+    /// remember its inputs after it gets its value.
+    fn discover(&mut self, roots: &[Tensor], scratch: &mut Scratch) -> bool {
+        let epoch = EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
+        let Scratch { found, uses, .. } = scratch;
+        found.clear();
+        uses.clear();
+        let mut remembers = false;
+        let meet = |tensor: Tensor| {
+            Some(Entry {
+                tensor,
+                inputs: Inputs::new(),
+                output: false,
+                leaf: NONE,
+            })
+        };
+        for root in roots {
+            if index_of(&root.0, epoch).is_none() {
+                set_index(&root.0, epoch, found.len());
+                uses.push(0);
+                found.push(meet(root.clone()));
+            }
+        }
+        let mut new: SmallVec<[Tensor; 8]> = SmallVec::new();
+        let mut next = 0;
+        while next < found.len() {
+            let first = found.len();
+            let entry = found[next].as_mut().expect("only met so far");
+            let node = &entry.tensor.0;
+            let state = node.state();
+            if let Some(v) = &state.value {
+                let below = v.layout.below();
+                entry.leaf = self.leaves.len() as u32;
+                self.leaves.push(Leaf {
+                    start: (v.layout.offset - below) * node.dtype.size(),
+                    layout: Layout {
+                        offset: below,
+                        ..v.layout.clone()
+                    },
+                    expendable: Arc::strong_count(&v.storage) == 1 && v.layout.is_contiguous(),
+                    storage: v.storage.clone(),
+                });
+            } else {
+                remembers |= self::remembers(node);
+                for t in &state.inputs {
+                    let i = index_of(&t.0, epoch).unwrap_or_else(|| {
+                        let i = first + new.len();
+                        set_index(&t.0, epoch, i);
+                        uses.push(0);
+                        new.push(t.clone());
+                        i
+                    });
+                    uses[i] += 1;
+                    entry.inputs.push(i as u32);
                 }
-                stack.extend(state.inputs.iter().rev().cloned());
+                // The results of a recording all know of each other: once is enough.
+                if let Some(group) = &state.group
+                    && group.met.swap(epoch, Ordering::Relaxed) != epoch
+                {
+                    for t in group.results.iter().filter_map(|w| w.upgrade()).map(Tensor) {
+                        if index_of(&t.0, epoch).is_none() {
+                            set_index(&t.0, epoch, first + new.len());
+                            uses.push(0);
+                            new.push(t);
+                        }
+                    }
+                }
             }
             drop(state);
-            uses.push(0);
-            found.push(Entry {
-                tensor,
-                inputs: SmallVec::new(),
-                leaf,
-                output: false,
-            });
+            found.extend(new.drain(..).map(meet));
+            next += 1;
         }
+        remembers
+    }
 
-        // Creation order: every input before what reads it, forward before backward.
-        found.sort_unstable_by_key(|e| e.tensor.0.id);
-        for (i, e) in found.iter().enumerate() {
-            set_index(&e.tensor.0, epoch, i);
+    /// Creation order: every input before what reads it, forward before backward.
+    fn bring_into_order(&mut self, scratch: &mut Scratch) {
+        let Scratch {
+            found,
+            order,
+            place,
+            ..
+        } = scratch;
+        order.clear();
+        let ids = found.iter().flatten().map(|e| e.tensor.0.id);
+        order.extend(ids.zip(0u32..));
+        order.sort_unstable();
+        place.resize(found.len(), 0);
+        for (i, &(_, at)) in order.iter().enumerate() {
+            place[at as usize] = i as u32;
         }
-        for e in &mut found {
-            if e.leaf.is_none() {
-                let state = e.tensor.0.state();
-                e.inputs = state
-                    .inputs
-                    .iter()
-                    .map(|t| index_of(&t.0, epoch).expect("inputs were collected") as u32)
-                    .collect();
-            }
+        self.nodes.reserve_exact(found.len());
+        for &(_, at) in order.iter() {
+            let mut entry = found[at as usize].take().expect("each has one place");
+            entry
+                .inputs
+                .iter_mut()
+                .for_each(|i| *i = place[*i as usize]);
+            self.nodes.push(entry);
         }
-        for i in 0..found.len() {
-            for k in 0..found[i].inputs.len() {
-                uses[found[i].inputs[k] as usize] += 1;
-            }
-        }
-        let mut ours: Vec<u32> = vec![1; found.len()];
+    }
+
+    fn mark_outputs(&mut self, roots: &[Tensor], scratch: &mut Scratch) {
+        let Scratch {
+            uses, order, place, ..
+        } = scratch;
         for root in roots {
-            let i = index_of(&root.0, epoch).expect("roots were collected");
-            ours[i] += 1;
-            found[i].output = true;
+            let at = root.0.mark.index.load(Ordering::Relaxed);
+            uses[at] += 1;
+            self.nodes[place[at] as usize].output = true;
         }
-        for (i, e) in found.iter_mut().enumerate() {
-            let held = Arc::strong_count(&e.tensor.0) > (uses[i] + ours[i]) as usize;
-            match &mut e.leaf {
-                Some(leaf) => {
-                    leaf.expendable &= !held && !e.output;
-                    e.output = false;
-                }
-                None => {
-                    let constant = matches!(e.prim(), Prim::Const(_));
-                    e.output |= held && !constant;
-                }
-            }
-        }
-        // A node that will still remember its inputs must find them unharmed.
-        // So must those that get no value, and are computed again when it asks for them.
-        let mut lasting = vec![false; found.len()];
-        for i in (0..found.len()).rev() {
-            if found[i].leaf.is_some() || !(lasting[i] || remembers(&found[i].tensor.0)) {
+        for (e, &(_, at)) in self.nodes.iter_mut().zip(order.iter()) {
+            // The graph itself holds each node once.
+            let held = Arc::strong_count(&e.tensor.0) > uses[at as usize] as usize + 1;
+            if e.is_leaf() {
+                let leaf = &mut self.leaves[e.leaf as usize];
+                leaf.expendable &= !held && !e.output;
+                e.output = false;
                 continue;
             }
-            for k in 0..found[i].inputs.len() {
-                let input = found[i].inputs[k] as usize;
-                lasting[input] = !found[input].output;
-                if let Some(leaf) = &mut found[input].leaf {
+            match e.prim() {
+                Prim::Const(s) => self.scalars.push(*s),
+                Prim::Uniform(k) => {
+                    self.keys.push(*k);
+                    e.output |= held;
+                }
+                _ => e.output |= held,
+            }
+        }
+    }
+
+    /// A node that will still remember its inputs must find them unharmed. So must those that get
+    /// no value, and are computed again when it asks for them.
+    fn spare_what_is_remembered(&mut self, scratch: &mut Scratch) {
+        let lasting = &mut scratch.lasting;
+        lasting.clear();
+        lasting.resize(self.nodes.len(), false);
+        for (i, e) in self.nodes.iter().enumerate().rev() {
+            if e.is_leaf() || !(lasting[i] || remembers(&e.tensor.0)) {
+                continue;
+            }
+            for &input in &e.inputs {
+                let read = &self.nodes[input as usize];
+                lasting[input as usize] |= !read.output;
+                if let Some(leaf) = self.leaves.get_mut(read.leaf as usize) {
                     leaf.expendable = false;
                 }
             }
         }
-
-        let mut graph = Graph {
-            nodes: found,
-            scalars: Vec::new(),
-            keys: Vec::new(),
-            hash: 0,
-        };
-        for e in &graph.nodes {
-            match (&e.leaf, e.prim()) {
-                (None, Prim::Const(s)) => graph.scalars.push(*s),
-                (None, Prim::Uniform(k)) => graph.keys.push(*k),
-                _ => {}
-            }
-        }
-        graph.hash = graph.structural_hash();
-        graph
     }
 
     fn structural_hash(&self) -> u128 {
         let mut state = Hasher::new();
         for e in &self.nodes {
             let h = &mut |v: u64| state.add(v);
-            h(e.shape().len() as u64);
-            match &e.leaf {
+            let counts = (e.shape().len() as u64) << 40 | (e.inputs.len() as u64) << 16;
+            h(counts | (e.dtype() as u64) << 8 | (e.output as u64) << 1 | e.is_leaf() as u64);
+            match self.leaves.get(e.leaf as usize) {
                 Some(leaf) => {
-                    h(0x1eaf << 8 | leaf.expendable as u64);
-                    leaf.layout.strides.iter().for_each(|&s| h(s as u64));
+                    let plain = leaf.layout.is_contiguous();
+                    h((leaf.expendable as u64) << 1 | plain as u64);
+                    if !plain {
+                        leaf.layout.strides.iter().for_each(|&s| h(s as u64));
+                    }
                 }
                 None => e.prim().hash(h),
             }
-            h((e.inputs.len() as u64) << 32 | (e.dtype() as u64) << 8 | e.output as u64);
-            e.inputs.iter().for_each(|&i| h(i as u64));
+            for pair in e.inputs.chunks(2) {
+                h((pair[0] as u64) << 32 | pair.get(1).map_or(0, |&i| i as u64));
+            }
             e.shape().iter().for_each(|&s| h(s as u64));
         }
         state.finish()

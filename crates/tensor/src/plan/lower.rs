@@ -161,7 +161,7 @@ pub(super) fn lower(graph: &Graph, fusion: bool) -> Lowered {
 
 impl Lowering<'_> {
     fn is_leaf(&self, i: usize) -> bool {
-        self.graph.nodes[i].leaf.is_some()
+        self.graph.nodes[i].is_leaf()
     }
 
     /// Whether node `i` computes into memory of its own.

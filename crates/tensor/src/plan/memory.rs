@@ -1,7 +1,8 @@
 //! Places for values: one arena for the temporaries, shared by values that do not live at the
 //! same time; outputs in memory of their own, or in that of a leaf that nobody else holds.
 
-use super::graph::Graph;
+use super::about::About;
+use super::graph::{Entry, Graph};
 use super::lower::{Lower, Lowered, Size, ValueId};
 use super::{Place, Plan, Step, Store};
 use crate::engine::{Kernel, KernelSpec};
@@ -68,6 +69,7 @@ pub(super) fn place(
                 .map(place)
                 .collect();
             steps.push(Step {
+                about: About::new(&kernel.spec),
                 kernel: compile(kernel.spec),
                 args,
                 slots: kernel.slots,
@@ -128,10 +130,7 @@ struct Placer<'a> {
 
 impl Placer<'_> {
     fn is_leaf(&self, v: ValueId) -> bool {
-        self.graph
-            .nodes
-            .get(v as usize)
-            .is_some_and(|e| e.leaf.is_some())
+        self.graph.nodes.get(v as usize).is_some_and(Entry::is_leaf)
     }
 
     fn place_of(&self, v: ValueId) -> Place {
@@ -207,7 +206,7 @@ impl Placer<'_> {
             }
             let place = if self.is_leaf(r) {
                 let e = &self.graph.nodes[r as usize];
-                let expendable = e.leaf.as_ref().is_some_and(|l| l.expendable);
+                let expendable = self.graph.leaf(r as usize).is_some_and(|l| l.expendable);
                 let safe = self.last_check.is_none_or(|last| s > last);
                 let fits = Size::of(e.shape(), e.dtype()) == size;
                 if !kept || !expendable || !safe || !fits {

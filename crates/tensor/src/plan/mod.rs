@@ -1,6 +1,7 @@
 //! Planning: a graph becomes a list of kernels with places for their operands, once; the plan is
 //! kept under the graph's structural hash and used again whenever the same structure comes back.
 
+mod about;
 mod graph;
 mod lower;
 mod memory;
@@ -71,6 +72,8 @@ pub(crate) struct Plan {
 /// One kernel and its operands.
 pub(crate) struct Step {
     pub kernel: Box<dyn Kernel>,
+    /// For traces.
+    pub about: about::About,
     pub args: SmallVec<[Place; 6]>,
     pub slots: lower::SlotList,
 }

@@ -13,7 +13,7 @@ impl Lowering<'_> {
                 direct: true,
             };
             let fresh = || own(Layout::contiguous(node.shape().clone()));
-            let res = if let Some(leaf) = &node.leaf {
+            let res = if let Some(leaf) = self.graph.leaf(i) {
                 own(leaf.layout.clone())
             } else {
                 match node.prim() {
