@@ -19,26 +19,32 @@ def main():
     parser.add_argument("--mode", choices=["eager", "compile"], default="eager")
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--warmup", type=int, default=3)
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(1)
     job = WORKLOADS[args.workload]()
-    optimizer = make_optimizer(job.optimizer, job.model.parameters())
     model = torch.compile(job.model) if args.mode == "compile" else job.model
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16")
+    parameters = list(job.model.parameters())
+    optimizer = job.optimizer and make_optimizer(job.optimizer, parameters)
 
-    def step():
+    def train():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+        with autocast:
             loss = job.forward(model)
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    measure(args, f"torch {torch.__version__} {args.mode}", args.precision, step)
+    def compute():
+        with autocast:
+            return job.forward(model).item()
+
+    count = sum(p.numel() for p in parameters)
+    framework = f"torch {torch.__version__} {args.mode}"
+    measure(args, framework, args.precision, train if optimizer else compute, count, job.work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The benchmark's workloads in PyTorch: each builder returns a `Job`.
 
 A job is a model, a fixed random batch, a loss, and an optimizer: the same work as `fornax bench NAME`.
-Every network has PyTorch's default initialisation; the batch is drawn once and never changes.
+Every network has PyTorch's default initialisation; the batch is drawn once and never changes. A job without
+an optimizer is inference: its step is the forward pass, and gives the mean of the output.
 """
 
 import itertools
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 
@@ -19,7 +21,8 @@ class Job:
 
     model: nn.Module
     forward: Callable[[nn.Module], torch.Tensor]
-    optimizer: str = "adamw"
+    optimizer: str | None = "adamw"
+    work: tuple[int, str] | None = None  # how much a step gets done, of what: to be told as a rate
 
 
 def classify(model, inputs, classes, optimizer="adamw"):
@@ -51,33 +54,12 @@ def lenet(batch):
     return classify(model, torch.rand(batch, 1, 28, 28), 10)
 
 
-class BasicBlock(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x):
-        skip = x if self.downsample is None else self.downsample(x)
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + skip)
-
-
 def resnet18_cifar(batch):
-    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    width = 64
-    for outputs, stride in [(64, 1), (128, 2), (256, 2), (512, 2)]:
-        layers += [BasicBlock(width, outputs, stride), BasicBlock(outputs, outputs, 1)]
-        width = outputs
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
-    return classify(nn.Sequential(*layers), torch.rand(batch, 3, 32, 32), 10, "sgd")
+    model = torchvision.models.resnet18(num_classes=10)
+    model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return classify(model, torch.rand(batch, 3, 32, 32), 10, "sgd")
 
 
 class CharRnn(nn.Module):
@@ -165,6 +147,59 @@ class Vit(nn.Module):
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
+def infer(model, forward, work=None):
+    return Job(model.eval(), torch.inference_mode()(forward), optimizer=None, work=work)
+
+
+def resnet50(batch):
+    x = torch.rand(batch, 3, 224, 224)
+    return infer(torchvision.models.resnet50(), lambda m: m(x).mean())
+
+
+def bert(batch, time):
+    from transformers import BertConfig, BertModel
+
+    model = BertModel(BertConfig(), add_pooling_layer=False)
+    tokens = torch.randint(0, 30522, (batch, time))
+    return infer(model, lambda m: m(tokens).last_hidden_state.mean())
+
+
+def gpt2_decode(prompt, new):
+    """Greedy tokens after a prompt, with a cache of keys and values."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config())
+    tokens = torch.randint(0, 50257, (1, prompt))
+
+    def forward(m):
+        past, given = None, tokens
+        for _ in range(new):
+            out = m(given, past_key_values=past, use_cache=True)
+            past, given = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        return given.float().mean()
+
+    return infer(model, forward, (new, "tokens/s"))
+
+
+class Chain(nn.Module):
+    """100 dependent ops, and their gradient."""
+
+    def forward(self, x):
+        h = x
+        for _ in range(50):
+            h = torch.tanh(h * 1.01)
+        return h.sum()
+
+
+def overhead():
+    x = torch.rand(64).requires_grad_()
+
+    def forward(m):
+        return torch.autograd.grad(m(x), x)[0].sum()
+
+    return Job(Chain(), forward, optimizer=None, work=(100, "ns/op"))
+
+
 WORKLOADS = {
     "mlp_b64": lambda: mlp(64, 784, 256, 128, 10),
     "mlp_b512": lambda: mlp(512, 784, 1024, 1024, 10),
@@ -176,6 +211,11 @@ WORKLOADS = {
     "gpt_baby_b16": lambda: gpt(65, 16, 256, 6, 6, 384),
     "gpt2_124m_b1t256": lambda: gpt(50257, 1, 256, 12, 12, 768),
     "vit_tiny_cifar_b32": lambda: classify(Vit(32, 4, 192, 6, 3, 768, 10), torch.rand(32, 3, 32, 32), 10),
+    "resnet50_224_b1": lambda: resnet50(1),
+    "bert_base_s128_b1": lambda: bert(1, 128),
+    "bert_base_s128_b8": lambda: bert(8, 128),
+    "gpt2_decode": lambda: gpt2_decode(32, 128),
+    "overhead": overhead,
 }
 
 

@@ -2,15 +2,20 @@
 
 use std::process::{Command, Stdio};
 
-use crate::output::{Table, json_line};
+use crate::output::{Table, json_line, line};
 use crate::{Outcome, set_threads};
+use fornax::train::bench::kernels::{self, Ceilings};
 use fornax::train::bench::{self, Measurement, WORKLOADS};
 
-/// Time standard training steps
+/// Time standard training steps and forward passes
 #[derive(clap::Args)]
 pub struct Args {
-    /// Workloads (see `fornax list workloads`); all without any
+    /// Workloads (see `fornax list workloads`); all without any. With `--kernels`: parts of the
+    /// kernels' names
     workloads: Vec<String>,
+    /// Time single kernels instead, and hold them against the limits of this machine
+    #[arg(long)]
+    kernels: bool,
     /// How exactly products are computed; `highest` is full f32
     #[arg(long, default_value = "highest", value_parser = ["highest"])]
     precision: String,
@@ -20,12 +25,19 @@ pub struct Args {
     /// Print one JSON object per workload
     #[arg(long)]
     json: bool,
+    /// Tell on stderr where the time of each workload's last step went
+    #[arg(long)]
+    trace: bool,
     /// Run the one workload in this process
     #[arg(long, hide = true)]
     here: bool,
 }
 
 pub fn run(args: Args) -> Outcome {
+    if args.kernels {
+        set_threads(args.threads)?;
+        return kernels(&args);
+    }
     let known: Vec<&str> = WORKLOADS.iter().map(|workload| workload.name).collect();
     if let Some(name) = args
         .workloads
@@ -41,17 +53,17 @@ pub fn run(args: Args) -> Outcome {
     set_threads(args.threads)?;
     if args.here {
         let name = args.workloads.first().map_or("", String::as_str);
-        let figures = bench::run(name).ok_or("no workload given")??;
+        let figures = bench::run(name, args.trace).ok_or("no workload given")??;
         json_line(&serde_json::to_value(figures)?)?;
         return Ok(());
     }
     let names = match args.workloads.is_empty() {
         true => known.iter().map(|name| (*name).to_owned()).collect(),
-        false => args.workloads,
+        false => args.workloads.clone(),
     };
     let mut all = Vec::new();
     for name in names {
-        let figures = in_child(&name, args.threads)?;
+        let figures = in_child(&name, &args)?;
         if args.json {
             json_line(&serde_json::to_value(&figures)?)?;
         }
@@ -63,12 +75,58 @@ pub fn run(args: Args) -> Outcome {
     Ok(())
 }
 
+/// One line for each kernel, as soon as it is known.
+fn kernels(args: &Args) -> Outcome {
+    let ceilings = Ceilings::measure();
+    if args.json {
+        json_line(&serde_json::to_value(ceilings)?)?;
+    } else {
+        line(format!(
+            "limits: {:.0} GFLOP/s of f32 multiply-adds, {:.1} GB/s of copying\n",
+            ceilings.f32_gflops, ceilings.copy_gbs
+        ))?;
+        line(format!(
+            "{:<15} {:<44} {:>10} {:>9} {:<7} {:>6}",
+            "kernel", "", "us", "", "", "%"
+        ))?;
+    }
+    let mut outcome = Ok(());
+    kernels::run(&args.workloads, &ceilings, |figures| {
+        let told = if args.json {
+            serde_json::to_value(figures)
+                .map_err(Into::into)
+                .and_then(|value| json_line(&value))
+        } else {
+            let unit = if figures.unit == "flop" {
+                "GFLOP/s"
+            } else {
+                "GB/s"
+            };
+            line(format!(
+                "{:<15} {:<44} {:>10.1} {:>9.1} {unit:<7} {:>5.0}%",
+                figures.kind.trim_end_matches([' ', '[']),
+                figures.name,
+                figures.us,
+                figures.rate,
+                figures.percent
+            ))
+        };
+        if outcome.is_ok() {
+            outcome = told;
+        }
+    });
+    Ok(outcome?)
+}
+
 /// Each workload has a process of its own, so that its memory and its first step are its own.
-fn in_child(name: &str, threads: Option<usize>) -> Result<Measurement, Box<dyn std::error::Error>> {
+fn in_child(name: &str, args: &Args) -> Result<Measurement, Box<dyn std::error::Error>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["bench", name, "--here"]);
-    if let Some(threads) = threads {
+    if let Some(threads) = args.threads {
         command.args(["--threads", &threads.to_string()]);
+    }
+    if args.trace {
+        command.arg("--trace");
     }
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
@@ -86,7 +144,8 @@ fn print(all: &[Measurement]) -> Outcome {
         ">first ms",
         ">peak MiB",
         ">first loss",
-        ">last loss",
+        ">8th loss",
+        ">rate",
     ]);
     for figures in all {
         table.row([
@@ -99,7 +158,10 @@ fn print(all: &[Measurement]) -> Outcome {
                 .peak_rss_mb
                 .map_or("?".into(), |mb| format!("{mb:.0}")),
             format!("{:.4}", figures.loss_first),
-            format!("{:.4}", figures.loss_last),
+            format!("{:.4}", figures.loss_eighth),
+            figures.rate.as_ref().map_or(String::new(), |rate| {
+                format!("{:.1} {}", rate.value, rate.unit)
+            }),
         ]);
     }
     Ok(table.print()?)
