@@ -61,13 +61,9 @@ pub enum Fast {
         /// Added to the variance.
         eps: f64,
     },
-    /// `[x, mean, var, weight, dy] -> dx`.
+    /// `[x, mean, var, weight, dy] -> dx`, then `dweight [c]` and `dbias [c]`, flat: they are sums
+    /// that `dx` needs.
     BatchNormGrad {
-        /// Added to the variance.
-        eps: f64,
-    },
-    /// `[x, mean, var, dy] -> dweight [c]`.
-    BatchNormGradWeight {
         /// Added to the variance.
         eps: f64,
     },
@@ -165,7 +161,6 @@ impl Fast {
             Fast::LayerNormGradWeight { .. } => [Fast::LayerNormGradWeight { eps }],
             Fast::BatchNorm { .. } => [Fast::BatchNorm { eps }],
             Fast::BatchNormGrad { .. } => [Fast::BatchNormGrad { eps }],
-            Fast::BatchNormGradWeight { .. } => [Fast::BatchNormGradWeight { eps }],
             Fast::MaxPool(_) => [Fast::MaxPool(window)],
             Fast::MaxPoolGrad(_) => [Fast::MaxPoolGrad(window)],
             Fast::AvgPool(_) => [window, inner].map(Fast::AvgPool),
@@ -189,7 +184,6 @@ impl Fast {
             Fast::LayerNormGradWeight { .. } => "layer_norm_grad_weight",
             Fast::BatchNorm { .. } => "batch_norm",
             Fast::BatchNormGrad { .. } => "batch_norm_grad",
-            Fast::BatchNormGradWeight { .. } => "batch_norm_grad_weight",
             Fast::MaxPool(_) => "max_pool",
             Fast::MaxPoolGrad(_) => "max_pool_grad",
             Fast::AvgPool(_) => "avg_pool",
@@ -212,8 +206,7 @@ impl Fast {
             | Fast::LayerNormGrad { eps }
             | Fast::LayerNormGradWeight { eps }
             | Fast::BatchNorm { eps }
-            | Fast::BatchNormGrad { eps }
-            | Fast::BatchNormGradWeight { eps } => h(eps.to_bits()),
+            | Fast::BatchNormGrad { eps } => h(eps.to_bits()),
             Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
             Fast::Attention(a) | Fast::AttentionGrad(a) => a.hash(h),
             Fast::AvgPoolGrad(w, size) => {
@@ -255,10 +248,6 @@ impl Fast {
             Fast::BatchNormGrad { .. } => {
                 let c = channels()?;
                 vec![x.clone(), c.clone(), c.clone(), c, x]
-            }
-            Fast::BatchNormGradWeight { .. } => {
-                let c = channels()?;
-                vec![x.clone(), c.clone(), c, x]
             }
             Fast::MaxPool(w) | Fast::AvgPool(w) => {
                 w.out_shape(&x)?;
@@ -336,7 +325,7 @@ impl Fast {
         let shape = match self {
             Fast::CrossEntropy { .. } => inputs[1].0.clone(),
             Fast::LayerNormGradWeight { .. } => Shape::from([x[x.len() - 1]]),
-            Fast::BatchNormGradWeight { .. } => Shape::from([x[1]]),
+            Fast::BatchNormGrad { .. } => Shape::from([x.numel() + 2 * x[1]]),
             Fast::MaxPool(w) | Fast::AvgPool(w) => {
                 w.out_shape(x).expect("the inputs have been checked")
             }
@@ -417,13 +406,11 @@ impl Fast {
                 let (xhat, rstd) = standardise_channels(x, *eps);
                 let g = &inputs[4];
                 let axes = all_but_channels(x);
-                let mean = g.mean_keepdim(axes.clone());
-                let along = (g * &xhat).mean_keepdim(axes);
-                (g - mean - xhat * along) * rstd * channelwise(&inputs[3], x)
-            }
-            Fast::BatchNormGradWeight { eps } => {
-                let (xhat, _) = standardise_channels(x, *eps);
-                (xhat * &inputs[3]).sum(all_but_channels(x))
+                let count = x.numel() as f64 / x.dim(1) as f64;
+                let (dbias, dweight) = (g.sum(axes.clone()), (g * &xhat).sum(axes));
+                let [mean, along] = [&dbias, &dweight].map(|sum| channelwise(sum, x) / count);
+                let dx = (g - mean - xhat * along) * rstd * channelwise(&inputs[3], x);
+                Tensor::cat(&[dx.flatten(0, -1), dweight, dbias], 0)
             }
             Fast::MaxPool(w) => {
                 let windows = windows(x, w, f64::NEG_INFINITY);
@@ -476,16 +463,18 @@ impl Fast {
                 let [x, mean, var, weight, _] = inputs else {
                     unreachable!()
                 };
-                let axes = all_but_channels(x);
+                let op = Fast::BatchNormGrad { eps: *eps };
+                let flat = op.call(&[x, mean, var, weight, g]);
+                let (n, c) = (x.numel(), weight.numel());
+                // In memory of their own, so that the large array may go before they are used.
+                let sums = flat.narrow(0, n, 2 * c);
+                let sums = Tensor::op(Prim::Concat(0), [&sums]);
                 vec![
-                    fast(
-                        Fast::BatchNormGrad { eps: *eps },
-                        &[x, mean, var, weight, g],
-                    ),
+                    Some(flat.narrow(0, 0, n).reshape(x.shape())),
                     None,
                     None,
-                    fast(Fast::BatchNormGradWeight { eps: *eps }, &[x, mean, var, g]),
-                    Some(g.sum(axes)),
+                    Some(sums.narrow(0, 0, c)),
+                    Some(sums.narrow(0, c, c)),
                 ]
             }
             Fast::MaxPool(w) => vec![fast(Fast::MaxPoolGrad(*w), &[&inputs[0], g])],
@@ -501,7 +490,6 @@ impl Fast {
             | Fast::LayerNormGrad { .. }
             | Fast::LayerNormGradWeight { .. }
             | Fast::BatchNormGrad { .. }
-            | Fast::BatchNormGradWeight { .. }
             | Fast::MaxPoolGrad(_)
             | Fast::AttentionGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
         }

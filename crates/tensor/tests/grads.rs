@@ -259,11 +259,6 @@ fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
                 vec![0, 3, 4],
             )
         }
-        Fast::BatchNormGradWeight { .. } => {
-            let x = r(&[3, 2, 2, 3]);
-            let (mean, var) = bn(&x);
-            (vec![x.clone(), mean, var, r(x.shape())], vec![0, 3])
-        }
         Fast::MaxPool(_) | Fast::AvgPool(_) => (vec![r(&[2, 1, 7, 6])], vec![0]),
         Fast::MaxPoolGrad(w) => {
             let out = [2, 1, w.out_size(0, 7), w.out_size(1, 6)];

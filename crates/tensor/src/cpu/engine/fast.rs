@@ -130,22 +130,15 @@ impl<T: RowFloat + Block> Kernel for Fused<T> {
                 let inner = x[2..].iter().product();
                 let one = vec![T::from_f64(1.0); x[1]];
                 let rstd: Vec<T> = scaled(io.read(2), &one, *eps);
+                let (dx, sums) = out.split_at_mut(x.numel());
+                let (dweight, dbias) = sums.split_at_mut(x[1]);
                 let to = BatchNormGrad {
-                    dx: Some(out),
-                    ..Default::default()
+                    dx: Some(dx),
+                    dweight: Some(dweight),
+                    dbias: Some(dbias),
                 };
                 let weight = Some(io.read(3));
                 rows::batch_norm_grad(io.read(0), inner, io.read(1), &rstd, weight, io.read(4), to)
-            }
-            Fast::BatchNormGradWeight { eps } => {
-                let inner = x[2..].iter().product();
-                let one = vec![T::from_f64(1.0); x[1]];
-                let rstd: Vec<T> = scaled(io.read(2), &one, *eps);
-                let to = BatchNormGrad {
-                    dweight: Some(out),
-                    ..Default::default()
-                };
-                rows::batch_norm_grad(io.read(0), inner, io.read(1), &rstd, None, io.read(3), to)
             }
             Fast::MaxPool(w) => self.pool(Pooling::Max, w, args, Some(0), None),
             Fast::MaxPoolGrad(w) => self.pool(Pooling::MaxGrad, w, args, Some(0), Some(1)),
