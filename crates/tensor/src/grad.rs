@@ -2,13 +2,13 @@
 //! that applies them. Rules build graph, so gradients have gradients.
 
 use crate::module::Module;
-use crate::node::{Group, Node, Segment, current_scope, next_id, record};
+use crate::node::{Group, IdMap, Node, Segment, current_scope, next_id, record};
 use crate::prim::{Conv, Face, Prim, ReduceOp, SliceSpec};
 use crate::shape::Shape;
 use crate::tape::{Binary, Unary};
 use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -382,17 +382,27 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     };
 
     // Everything between the outputs and the edge of the recording, in the order of creation.
-    let mut index: HashMap<u64, u32> = HashMap::new();
-    let mut nodes: Vec<Tensor> = Vec::new();
-    let mut stack: Vec<Tensor> = outputs.iter().map(|(t, _)| (*t).clone()).collect();
-    while let Some(t) = stack.pop() {
-        if index.insert(t.0.id, 0).is_some() {
-            continue;
+    let first = scope.as_ref().map_or(since, |scope| scope.first.max(since));
+    let most = next_id().saturating_sub(first).min(1 << 16) as usize;
+    let mut index: IdMap<u32> = IdMap::with_capacity_and_hasher(most, Default::default());
+    let mut nodes: Vec<Tensor> = Vec::with_capacity(most);
+    for (t, _) in outputs {
+        if index.insert(t.0.id, 0).is_none() {
+            nodes.push((*t).clone());
         }
+    }
+    let mut new: SmallVec<[Tensor; 4]> = SmallVec::new();
+    let mut next = 0;
+    while let Some(t) = nodes.get(next) {
         if open(&t.0) {
-            stack.extend(t.0.state().inputs.iter().cloned());
+            for input in &t.0.state().inputs {
+                if index.insert(input.0.id, 0).is_none() {
+                    new.push(input.clone());
+                }
+            }
         }
-        nodes.push(t);
+        nodes.extend(new.drain(..));
+        next += 1;
     }
     nodes.sort_unstable_by_key(|t| t.0.id);
     for (i, t) in nodes.iter().enumerate() {
@@ -400,7 +410,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     }
 
     // Which of them lead to a target.
-    let wanted: HashSet<u64> = targets.iter().map(|t| t.0.id).collect();
+    let wanted: IdMap<()> = targets.iter().map(|t| (t.0.id, ())).collect();
     let mut visits: Vec<Visit> = Vec::with_capacity(nodes.len());
     for tensor in nodes {
         let inputs: SmallVec<[u32; 3]> = match open(&tensor.0) {
@@ -414,7 +424,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
             false => SmallVec::new(),
         };
         let leads =
-            wanted.contains(&tensor.0.id) || inputs.iter().any(|&i| visits[i as usize].leads);
+            wanted.contains_key(&tensor.0.id) || inputs.iter().any(|&i| visits[i as usize].leads);
         visits.push(Visit {
             tensor,
             inputs,

@@ -7,8 +7,31 @@ use crate::shape::{Layout, Shape};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// A map from nodes' ids. They are counted up: one multiplication spreads them well enough.
+pub(crate) type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
+
+/// See [`IdMap`].
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("ids are u64")
+    }
+    #[inline]
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// The inputs of a node.
 pub(crate) type Inputs = SmallVec<[Tensor; 3]>;
@@ -98,43 +121,40 @@ pub(crate) fn next_id() -> u64 {
 
 impl Node {
     pub fn new(prim: Prim, inputs: Inputs, shape: Shape, dtype: DType) -> Arc<Node> {
-        Node::build(
-            prim,
-            shape,
-            dtype,
-            State {
-                inputs,
-                ..State::default()
-            },
-        )
+        Node::build(prim, inputs, shape, dtype, None)
     }
 
     pub fn with_value(shape: Shape, dtype: DType, value: Value) -> Arc<Node> {
-        Node::build(
-            Prim::Data,
-            shape,
-            dtype,
-            State {
-                value: Some(value),
-                ..State::default()
-            },
-        )
+        Node::build(Prim::Data, Inputs::new(), shape, dtype, Some(value))
     }
 
-    fn build(prim: Prim, shape: Shape, dtype: DType, state: State) -> Arc<Node> {
+    // A node is some hundred bytes: built where it will lie, not moved there.
+    #[inline]
+    fn build(
+        prim: Prim,
+        inputs: Inputs,
+        shape: Shape,
+        dtype: DType,
+        value: Option<Value>,
+    ) -> Arc<Node> {
+        // What another thread makes of a recording's nodes belongs to the recording.
+        let scope = SCOPE.with_borrow(Option::clone).or_else(|| {
+            let mut scopes = inputs.iter().filter_map(|t| t.0.scope.as_ref());
+            scopes.find(|s| !s.is_finished()).cloned()
+        });
         Arc::new(Node {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             prim,
             shape,
             dtype,
-            // What another thread makes of a recording's nodes belongs to the recording.
-            scope: SCOPE.with_borrow(Option::clone).or_else(|| {
-                let mut scopes = state.inputs.iter().filter_map(|t| t.0.scope.as_ref());
-                scopes.find(|s| !s.is_finished()).cloned()
-            }),
+            scope,
             segment: SEGMENT.with_borrow(Option::clone),
             mark: Mark::default(),
-            state: Mutex::new(state),
+            state: Mutex::new(State {
+                inputs,
+                value,
+                group: None,
+            }),
         })
     }
 
@@ -167,11 +187,20 @@ impl Drop for Node {
         if state.inputs.is_empty() {
             return;
         }
-        let mut list: Vec<Tensor> = std::mem::take(&mut state.inputs).into_vec();
-        while let Some(tensor) = list.pop() {
-            if let Some(mut node) = Arc::into_inner(tensor.0) {
+        let mut list: SmallVec<[Tensor; 16]> = state.inputs.drain(..).collect();
+        while let Some(mut tensor) = list.pop() {
+            let take = |node: &mut Node, list: &mut SmallVec<_>| {
                 let state = node.state.get_mut().unwrap_or_else(|e| e.into_inner());
-                list.extend(std::mem::take(&mut state.inputs));
+                list.extend(state.inputs.drain(..));
+            };
+            // In place if nobody knows the node any more, else after moving it out.
+            match Arc::get_mut(&mut tensor.0) {
+                Some(node) => take(node, &mut list),
+                None => {
+                    if let Some(mut node) = Arc::into_inner(tensor.0) {
+                        take(&mut node, &mut list);
+                    }
+                }
             }
         }
     }

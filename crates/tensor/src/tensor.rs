@@ -38,7 +38,12 @@ impl Tensor {
     pub(crate) fn op<const N: usize>(prim: Prim, inputs: [&Tensor; N]) -> Tensor {
         let described = inputs.map(|t| (&t.0.shape, t.0.dtype));
         let (shape, dtype) = prim.infer(&described);
-        Tensor::from_node(prim, inputs.into_iter().cloned().collect(), shape, dtype)
+        Tensor::from_node(
+            prim,
+            inputs.map(Tensor::clone).into_iter().collect(),
+            shape,
+            dtype,
+        )
     }
 
     /// A node whose shape is given.

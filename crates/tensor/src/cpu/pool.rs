@@ -15,8 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering,
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long an idle worker, or a caller waiting for the last tasks, spins before it sleeps.
+/// How long an idle worker spins before it sleeps.
 const SPIN: Duration = Duration::from_micros(40);
+/// The same while more work is about to come ([`keep_awake`]), and for a caller that waits for the
+/// last tasks: waking a thread costs some 50 microseconds.
+const LONG_SPIN: Duration = Duration::from_millis(1);
 /// An upper bound on the number of threads, far beyond any sensible use.
 const MAX_THREADS: usize = 1024;
 
@@ -38,13 +41,18 @@ struct Pool {
     region: AtomicBool,
     /// The number of threads that take part, the caller included.
     active: AtomicUsize,
-    spawned: Mutex<usize>,
+    spawning: Mutex<()>,
+    /// Changed only by the holder of `spawning`.
+    spawned: AtomicUsize,
+    /// Guards of [`keep_awake`].
+    awake: AtomicUsize,
     /// Workers asleep on `wake`; a caller asleep on `finished`.
     sleepers: AtomicUsize,
     caller_sleeps: AtomicBool,
     lock: Mutex<()>,
     wake: Condvar,
     finished: Condvar,
+    panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -70,12 +78,15 @@ fn pool() -> &'static Pool {
             done: AtomicUsize::new(0),
             region: AtomicBool::new(false),
             active: AtomicUsize::new(threads.min(MAX_THREADS)),
-            spawned: Mutex::new(0),
+            spawning: Mutex::new(()),
+            spawned: AtomicUsize::new(0),
+            awake: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
             lock: Mutex::new(()),
             wake: Condvar::new(),
             finished: Condvar::new(),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
         }
     })
@@ -112,6 +123,23 @@ pub fn run(tasks: usize, f: impl Fn(usize) + Sync) {
         return;
     }
     pool.region(tasks, threads, &f);
+}
+
+/// Until the guard is dropped, threads of the pool that run out of work expect more of it soon and
+/// stay awake somewhat longer.
+#[must_use]
+pub fn keep_awake() -> AwakeGuard {
+    pool().awake.fetch_add(1, Ordering::Relaxed);
+    AwakeGuard(())
+}
+
+/// See [`keep_awake`].
+pub struct AwakeGuard(());
+
+impl Drop for AwakeGuard {
+    fn drop(&mut self) {
+        pool().awake.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Splits `0..len` into chunks of `chunk` (the last one shorter) and runs `f` on each, as [`run`].
@@ -158,9 +186,10 @@ impl Pool {
 
         self.work();
         self.wait(tasks);
-        let panic = self.panic.lock().unwrap().take();
+        let panicked = self.panicked.swap(false, Ordering::Relaxed);
+        let panic = panicked.then(|| self.panic.lock().unwrap().take());
         self.region.store(false, Ordering::Release);
-        if let Some(payload) = panic {
+        if let Some(payload) = panic.flatten() {
             resume_unwind(payload);
         }
     }
@@ -189,6 +218,8 @@ impl Pool {
                     let run = || unsafe { std::mem::transmute::<*mut (), Call>(call)(data, i) };
                     if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
                         self.panic.lock().unwrap().get_or_insert(payload);
+                        // Seen by the caller through `done`.
+                        self.panicked.store(true, Ordering::Relaxed);
                     }
                     finished += 1;
                     state = self.state.load(Ordering::Acquire);
@@ -215,7 +246,7 @@ impl Pool {
     /// Waits until all tasks are done: spins for a while, then sleeps.
     fn wait(&self, tasks: usize) {
         let all_done = || self.done.load(Ordering::SeqCst) == tasks;
-        if spin_until(all_done) {
+        if spin_until(all_done, || LONG_SPIN) {
             return;
         }
         let mut guard = self.lock.lock().unwrap();
@@ -227,15 +258,17 @@ impl Pool {
     }
 
     fn spawn(&'static self, workers: usize) {
-        let mut spawned = self.spawned.lock().unwrap();
-        while *spawned < workers {
-            let id = *spawned;
+        if self.spawned.load(Ordering::Relaxed) >= workers {
+            return;
+        }
+        let _one_at_a_time = self.spawning.lock().unwrap();
+        for id in self.spawned.load(Ordering::Relaxed)..workers {
             let thread = std::thread::Builder::new().name(format!("fornax-{}", id + 1));
             // With fewer workers than wished for, the others do the work.
             if thread.spawn(move || self.worker(id)).is_err() {
                 break;
             }
-            *spawned += 1;
+            self.spawned.store(id + 1, Ordering::Relaxed);
         }
     }
 
@@ -245,7 +278,11 @@ impl Pool {
         loop {
             if id + 1 < self.active.load(Ordering::Relaxed) {
                 self.work();
-                if spin_until(wanted) {
+                let patience = || match self.awake.load(Ordering::Relaxed) {
+                    0 => SPIN,
+                    _ => LONG_SPIN,
+                };
+                if spin_until(wanted, patience) {
                     continue;
                 }
             }
@@ -261,8 +298,8 @@ impl Pool {
     }
 }
 
-/// Spins until `ready` or until [`SPIN`] has passed; returns whether it is ready.
-fn spin_until(ready: impl Fn() -> bool) -> bool {
+/// Spins until `ready` or until `patience` is over; returns whether it is ready.
+fn spin_until(ready: impl Fn() -> bool, patience: impl Fn() -> Duration) -> bool {
     let mut start = None;
     loop {
         for _ in 0..64 {
@@ -272,7 +309,7 @@ fn spin_until(ready: impl Fn() -> bool) -> bool {
             std::hint::spin_loop();
         }
         let start = *start.get_or_insert_with(Instant::now);
-        if start.elapsed() > SPIN {
+        if start.elapsed() > patience() {
             return ready();
         }
     }

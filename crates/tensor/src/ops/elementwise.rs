@@ -91,6 +91,9 @@ impl Tensor {
     /// Both brought to one type and shape.
     #[track_caller]
     fn aligned(name: &str, a: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
+        if a.dtype() == b.dtype() && a.shape() == b.shape() {
+            return (a.clone(), b.clone());
+        }
         let dtype = a.dtype().promote_ranked(a.rank(), b.dtype(), b.rank());
         let (a, b) = (a.to_dtype(dtype), b.to_dtype(dtype));
         if a.shape() == b.shape() {
