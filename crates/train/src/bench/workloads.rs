@@ -4,7 +4,10 @@
 //! steps are forward pass, gradients and update, by AdamW at 1e-3 with weight decay 0.01 unless
 //! said; the loss is read after every step. `bench/peers/workloads.py` has the same in PyTorch.
 
-use fornax_models::{LeNet, LeNetConfig, Mlp, MlpConfig, ResNet, ResNetConfig};
+use fornax_models::{
+    Bert, BertConfig, BertInput, CausalLm, Gpt2, Gpt2Config, LeNet, LeNetConfig, Mlp, MlpConfig,
+    ResNet, ResNetConfig, Vit, VitConfig,
+};
 use fornax_nn::module::Module;
 use fornax_nn::{AdamW, CrossEntropyLoss, Layer, Loss, Optimizer, SGD};
 use fornax_tensor::{DType, Tensor, grad, value_and_grad};
@@ -75,10 +78,55 @@ pub const WORKLOADS: &[Workload] = &[
         },
     },
     Workload {
+        name: "gpt_nano_b12",
+        about: "GPT: 4 layers, 4 heads, width 128, context 64, 65 tokens, batch 12",
+        work: Work::Step,
+        build: || language(gpt(65, 64, 4, 4, 128), 65, [12, 64]),
+    },
+    Workload {
+        name: "gpt_baby_b16",
+        about: "GPT: 6 layers, 6 heads, width 384, context 256, 65 tokens, batch 16",
+        work: Work::Step,
+        build: || language(gpt(65, 256, 6, 6, 384), 65, [16, 256]),
+    },
+    Workload {
+        name: "gpt2_124m_b1t256",
+        about: "GPT-2 of 124 million weights, one text of 256 tokens",
+        work: Work::Step,
+        build: || language(gpt(50257, 256, 12, 12, 768), 50257, [1, 256]),
+    },
+    Workload {
+        name: "vit_tiny_cifar_b32",
+        about: "ViT: patches of 4x4, 6 layers, 3 heads, width 192, mean of the patches, 32 images of 3x32x32",
+        work: Work::Step,
+        build: || {
+            let model = Vit::new(&VitConfig::tiny(10)).expect(SIZES);
+            classify(model, images([32, 3, 32, 32]), adamw())
+        },
+    },
+    Workload {
         name: "resnet50_224_b1",
         about: "inference: ResNet-50 on one image of 3x224x224",
         work: Work::Step,
         build: || infer(resnet(&ResNetConfig::resnet50()), images([1, 3, 224, 224])),
+    },
+    Workload {
+        name: "bert_base_s128_b1",
+        about: "inference: BERT-Base on one text of 128 tokens",
+        work: Work::Step,
+        build: || bert([1, 128]),
+    },
+    Workload {
+        name: "bert_base_s128_b8",
+        about: "inference: BERT-Base on 8 texts of 128 tokens",
+        work: Work::Step,
+        build: || bert([8, 128]),
+    },
+    Workload {
+        name: "gpt2_decode",
+        about: "inference: 128 tokens of GPT-2 (124 million weights), one by one, after 32",
+        work: Work::Tokens(128),
+        build: || decode(32, 128),
     },
     Workload {
         name: "overhead",
@@ -87,6 +135,8 @@ pub const WORKLOADS: &[Workload] = &[
         build: overhead,
     },
 ];
+
+const SIZES: &str = "the workload's sizes are right";
 
 fn adamw() -> AdamW {
     AdamW::new(1e-3).weight_decay(0.01)
@@ -124,6 +174,51 @@ fn infer<M: Layer + 'static>(model: M, x: Tensor) -> Job {
     }
 }
 
+/// Training with cross-entropy against random tokens at every position.
+fn language<M: Layer + 'static>(model: M, vocabulary: usize, shape: [usize; 2]) -> Job {
+    let [ids, targets] = [0; 2].map(|_| tokens(vocabulary, shape));
+    let targets = fixed(targets.reshape([shape[0] * shape[1]]));
+    train(model, adamw(), move |model| {
+        let logits = model.forward(&ids).reshape([targets.numel(), vocabulary]);
+        CrossEntropyLoss::default().forward(&logits, &targets)
+    })
+}
+
+fn bert(shape: [usize; 2]) -> Job {
+    let config = BertConfig::default();
+    let ids = tokens(config.vocab_size, shape);
+    let model = Bert::new(&config).expect(SIZES);
+    Job {
+        parameters: parameters(&model),
+        step: Box::new(move || {
+            let hidden = model.forward(&ids, BertInput::default());
+            Ok(hidden.mean(..).item())
+        }),
+    }
+}
+
+/// The most likely token again and again, with the keys and values of all before it kept.
+fn decode(prompt: usize, new: usize) -> Job {
+    let config = Gpt2Config::default();
+    let ids = tokens(config.vocab_size, [1, prompt]);
+    let model = Gpt2::new(&config).expect(SIZES);
+    Job {
+        parameters: parameters(&model),
+        step: Box::new(move || {
+            let mut cache = model.init_cache(1, prompt + new);
+            let mut next = ids.clone();
+            for _ in 0..new {
+                next = model
+                    .decode_step(&next, &mut cache)
+                    .argmax(-1)
+                    .reshape([1, 1]);
+                next.eval();
+            }
+            Ok(next.item())
+        }),
+    }
+}
+
 fn overhead() -> Job {
     let x = fixed(Tensor::rand([64], DType::F32));
     Job {
@@ -141,15 +236,33 @@ fn parameters<M: Module + ?Sized>(model: &M) -> usize {
 }
 
 fn mlp<const N: usize>(hidden: [usize; N]) -> Mlp {
-    Mlp::new(&MlpConfig::new(784, hidden, 10)).expect("the workload's sizes are right")
+    Mlp::new(&MlpConfig::new(784, hidden, 10)).expect(SIZES)
 }
 
 fn lenet() -> LeNet {
-    LeNet::new(&LeNetConfig::default()).expect("the workload's sizes are right")
+    LeNet::new(&LeNetConfig::default()).expect(SIZES)
 }
 
 fn resnet(config: &ResNetConfig) -> ResNet {
-    ResNet::new(config).expect("the workload's sizes are right")
+    ResNet::new(config).expect(SIZES)
+}
+
+/// Without dropout.
+fn gpt(vocabulary: usize, context: usize, layers: usize, heads: usize, width: usize) -> Gpt2 {
+    let config = Gpt2Config {
+        vocab_size: vocabulary,
+        n_positions: context,
+        n_layer: layers,
+        n_head: heads,
+        n_embd: width,
+        ..Gpt2Config::default().without_dropout()
+    };
+    Gpt2::new(&config).expect(SIZES)
+}
+
+/// Random tokens.
+fn tokens(vocabulary: usize, shape: [usize; 2]) -> Tensor {
+    fixed(Tensor::randint(0, vocabulary as i64, shape))
 }
 
 /// Numbers from 0 to 1, as pixels are.
