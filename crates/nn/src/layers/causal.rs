@@ -10,7 +10,8 @@ use fornax_tensor::{Attention, DType, Tensor, eval_all};
 /// that are shorter begin later: see [`KvCache::pad_left`].
 #[derive(Clone)]
 pub struct KvCache {
-    /// Keys and values of each layer, `[batch, groups, length, size]`.
+    /// Keys and values of each layer, `[batch, groups, length, size]`; zero where nothing was
+    /// written yet.
     layers: Vec<[Tensor; 2]>,
     /// The first place of each row that holds a token: `[batch]`.
     first: Tensor,
@@ -250,16 +251,11 @@ impl<'a> Causal<'a> {
 }
 
 /// `held [batch, groups, length, size]` with `new [batch, groups, time, size]` at `places [time]`,
-/// which follow one another. Elementwise, so that it is written in place.
+/// where `held` is zero. By an index in data, so that every step is the same plan; the same index
+/// for all layers, so that it is checked once and all but the first write into the old memory.
 fn written(held: &Tensor, new: &Tensor, places: &Tensor) -> Tensor {
-    let time = places.numel();
-    let here = Tensor::arange(held.dim(2), DType::I64) - places.narrow(0, 0, 1);
-    let fresh = here.ge_scalar(0).logical_and(&here.lt_scalar(time as i64));
-    let new = match time {
-        1 => new.clone(),
-        _ => new.index_select(2, &here.clamp(0i64, time as i64 - 1)),
-    };
-    fresh.unsqueeze(1).where_(&new, held)
+    let index = places.reshape([1, 1, places.numel(), 1]);
+    held.scatter_add(2, &index.broadcast_to(new.shape()), new)
 }
 
 #[cfg(test)]
