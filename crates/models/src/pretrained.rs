@@ -1,7 +1,7 @@
 //! Folders of HuggingFace's `transformers`: a `config.json` and `.safetensors` beside it.
 
 use crate::ConfigError;
-use fornax_nn::{Module, load_state_dict};
+use fornax_nn::{Module, init, load_state_dict};
 use fornax_tensor::io::safetensors::{FileEntry, SafeTensors, save as save_tensors};
 use fornax_tensor::{Tensor, io};
 use serde::Serialize;
@@ -138,9 +138,14 @@ pub fn from_folder_with<M: Pretrained>(
 ) -> Result<Loaded<M>> {
     let folder = folder.as_ref();
     let config = read_config::<M>(folder.join("config.json"))?;
-    let mut model = M::from_config(&config)?;
+    let mut model = init::without_values(|| M::from_config(&config))?;
     let files = Files::open(folder)?;
-    let (unexpected, fresh) = load(&mut model, &files, may_be_fresh)?;
+    let (unexpected, fresh) = load(&mut model, &files, &may_be_fresh)?;
+    if !fresh.is_empty() {
+        // Some keep their starting weights, so there must be some.
+        model = M::from_config(&config)?;
+        load(&mut model, &files, &may_be_fresh)?;
+    }
     Ok(Loaded {
         model,
         unexpected,
@@ -466,10 +471,11 @@ mod tests {
         }
         state.truncate(2);
         write(folder.path(), "model.safetensors", &state);
-        let fresh = from_folder_with::<Gpt2>(folder.path(), |_| true)
-            .unwrap()
-            .fresh;
-        assert_eq!(fresh.len(), model.state_dict().len() - 2);
+        let loaded = from_folder_with::<Gpt2>(folder.path(), |_| true).unwrap();
+        let state = loaded.model.state_dict();
+        assert_eq!(loaded.fresh.len(), state.len() - 2);
+        let random = &state.iter().find(|(n, _)| n.contains("wpe")).unwrap().1;
+        assert!(random.abs().max(..).item() > 0.0, "it has starting weights");
     }
 
     #[test]

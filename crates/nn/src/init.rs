@@ -9,6 +9,7 @@
 use crate::module::{EntryMut, Module, Path};
 use fornax_tensor::{DType, Shape, Tensor};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 
 /// Which fan keeps its variance in the Kaiming initialisers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,13 +80,50 @@ pub fn constant(shape: impl Into<Shape>, value: f64) -> Tensor {
     ready(Tensor::full(shape, value, DType::F32))
 }
 
+thread_local! {
+    static WITHOUT_VALUES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f`, in which random starting weights are zeros that take neither memory nor time: for a
+/// model that is made only to be loaded.
+///
+/// ```
+/// use fornax_nn::{Linear, init};
+/// let huge = init::without_values(|| Linear::new(1 << 20, 1 << 20));
+/// assert_eq!(huge.weight.numel(), 1 << 40);
+/// ```
+pub fn without_values<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            WITHOUT_VALUES.set(self.0);
+        }
+    }
+    let _restore = Restore(WITHOUT_VALUES.replace(true));
+    f()
+}
+
+/// The zeros of [`without_values`], inside it.
+fn placeholder(shape: &Shape) -> Option<Tensor> {
+    let on = WITHOUT_VALUES.get();
+    on.then(|| Tensor::zeros(shape.clone(), DType::F32))
+}
+
 /// Uniform in `[low, high)`.
 pub fn uniform(shape: impl Into<Shape>, low: f64, high: f64) -> Tensor {
+    let shape = shape.into();
+    if let Some(zeros) = placeholder(&shape) {
+        return zeros;
+    }
     ready(Tensor::rand(shape, DType::F32) * (high - low) + low)
 }
 
 /// Normal with the given mean and standard deviation.
 pub fn normal(shape: impl Into<Shape>, mean: f64, std: f64) -> Tensor {
+    let shape = shape.into();
+    if let Some(zeros) = placeholder(&shape) {
+        return zeros;
+    }
     ready(Tensor::randn(shape, DType::F32) * std + mean)
 }
 
@@ -106,6 +144,9 @@ pub fn truncated_normal(
         panic!("init: truncated_normal needs low < high and std > 0, not {low}, {high}, {std}");
     }
     let shape = shape.into();
+    if let Some(zeros) = placeholder(&shape) {
+        return zeros;
+    }
     let bounds = Tensor::from_vec(vec![(low - mean) / std, (high - mean) / std], [2]);
     let below = ((bounds * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
     let below = below.to_f64_vec();

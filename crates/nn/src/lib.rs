@@ -45,6 +45,7 @@ pub mod functional;
 pub mod init;
 mod layer;
 pub mod layers;
+mod lora;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
@@ -61,6 +62,7 @@ pub use clip::{clip_grad_norm, clip_grad_value, grad_norm};
 pub use error::{Error, Result};
 pub use layer::{Lambda, Layer};
 pub use layers::*;
+pub use lora::Lora;
 pub use loss::{
     BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, KLDivLoss, L1Loss, Loss, MSELoss,
     NLLLoss, Reduction, SmoothL1Loss,
