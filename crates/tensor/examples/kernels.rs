@@ -155,6 +155,7 @@ fn main() {
             m,
             n,
             k,
+            precision: Precision::Highest,
         };
         let strides =
             |t: bool, r: usize, c: usize| if t { (1, r as isize) } else { (c as isize, 1) };

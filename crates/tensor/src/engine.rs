@@ -6,6 +6,7 @@
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::fast::Fast;
+use crate::precision::Precision;
 use crate::prim::{Conv, ReduceOp};
 use crate::shape::{Layout, Shape};
 use crate::tape::{Slots, Tape};
@@ -109,6 +110,8 @@ pub enum KernelSpec {
         a: Operand,
         /// Right.
         b: Operand,
+        /// How exactly `f32` is multiplied.
+        precision: Precision,
         /// Elementwise work on the way out.
         epilogue: Epilogue,
     },

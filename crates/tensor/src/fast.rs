@@ -11,6 +11,7 @@ pub use attention::Attend;
 
 use crate::dtype::DType;
 use crate::grad::vjp_of;
+use crate::precision::Precision;
 use crate::prim::Prim;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -133,6 +134,7 @@ impl Fast {
             scale: 0.7,
             causal: false,
             masked: false,
+            precision: Precision::Highest,
         };
         let masked = Attend {
             causal: true,

@@ -102,14 +102,14 @@ fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor) -> Cotangents {
             smallvec![Some(Tensor::op(prim, [g]))]
         }
 
-        Prim::MatMul => {
+        Prim::MatMul(precision) => {
             let (a, b) = (&x[0], &x[1]);
             let db = if b.rank() == 2 && a.rank() != 2 {
-                a.rows().t().matmul(&g.rows())
+                a.rows().t().matmul_with(&g.rows(), *precision)
             } else {
-                a.t().matmul(g)
+                a.t().matmul_with(g, *precision)
             };
-            smallvec![Some(g.matmul(&b.t())), Some(db)]
+            smallvec![Some(g.matmul_with(&b.t(), *precision)), Some(db)]
         }
         Prim::Conv(c) => conv_vjp(c, &x[0], &x[1], g),
 
@@ -253,8 +253,11 @@ fn product_transposed(g: &Tensor, axes: &[isize]) -> Option<Tensor> {
         return None;
     };
     let flat = axes == [1, 0] && a.rank() == 2 && b.rank() == 2;
-    let lazy = matches!(g.0.prim, Prim::MatMul) && state.value.is_none();
-    (flat && lazy).then(|| b.t().matmul(&a.t()))
+    let Prim::MatMul(precision) = g.0.prim else {
+        return None;
+    };
+    let lazy = state.value.is_none();
+    (flat && lazy).then(|| b.t().matmul_with(&a.t(), precision))
 }
 
 /// Another node for the same value, so that it can be told apart from the original.

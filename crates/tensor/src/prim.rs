@@ -3,6 +3,7 @@
 
 use crate::dtype::DType;
 use crate::fast::Fast;
+use crate::precision::Precision;
 use crate::shape::Shape;
 use crate::tape::{Binary, Key, Scalar, Unary};
 use smallvec::SmallVec;
@@ -63,7 +64,7 @@ pub enum Prim {
 
     // ---- contractions
     /// `[.., m, k] x [k, n]` or `[.., m, k] x [.., k, n]` with equal leading sizes.
-    MatMul,
+    MatMul(Precision),
     /// One of the three faces of a convolution.
     Conv(Arc<Conv>),
 
@@ -136,6 +137,8 @@ pub struct Conv {
     pub dilation: AxisList,
     /// Channel groups.
     pub groups: usize,
+    /// How exactly `f32` is multiplied.
+    pub precision: Precision,
 }
 
 /// The name of the public op.
@@ -194,7 +197,7 @@ impl Prim {
             Prim::ArgReduce(ReduceOp::Min, _) => "argmin",
             Prim::ArgReduce(..) => "argmax",
             Prim::CumSum { .. } => "cumsum",
-            Prim::MatMul => "matmul",
+            Prim::MatMul(_) => "matmul",
             Prim::Conv(_) => "conv",
             Prim::Gather(_) => "gather",
             Prim::ScatterAdd(_) => "scatter_add",
@@ -242,7 +245,7 @@ impl Prim {
             }
             Prim::ArgReduce(op, a) => tag(h, 16, (*op as u64) << 16 | *a as u64),
             Prim::CumSum { axis, reverse } => tag(h, 17, (*reverse as u64) << 16 | *axis as u64),
-            Prim::MatMul => tag(h, 18, 0),
+            Prim::MatMul(precision) => tag(h, 18, *precision as u64),
             Prim::Conv(c) => {
                 tag(h, 19, (c.face as u64) << 16 | c.stride.len() as u64);
                 axes(h, &c.stride);
@@ -251,7 +254,7 @@ impl Prim {
                     h(lo as u64);
                     h(hi as u64)
                 });
-                h(c.groups as u64);
+                h((c.groups as u64) << 2 | c.precision as u64);
             }
             Prim::Gather(a) => tag(h, 20, *a as u64),
             Prim::ScatterAdd(a) => tag(h, 21, *a as u64),
@@ -311,7 +314,7 @@ impl Prim {
                 shape.dims_mut().remove(*axis);
                 (shape, DType::I64)
             }
-            Prim::MatMul => {
+            Prim::MatMul(_) => {
                 let mut shape = same();
                 let rank = shape.len();
                 shape.dims_mut()[rank - 1] = inputs[1].0[inputs[1].0.len() - 1];

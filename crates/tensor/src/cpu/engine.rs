@@ -29,9 +29,12 @@ impl Engine for Cpu {
                 prologue,
                 epilogue,
             } => Box::new(fused::Reduce::new(op, &axes, &prologue, epilogue.as_ref())),
-            KernelSpec::MatMul { a, b, epilogue } => {
-                Box::new(fused::MatMul::new(a, b, epilogue.as_ref()))
-            }
+            KernelSpec::MatMul {
+                a,
+                b,
+                precision,
+                epilogue,
+            } => Box::new(fused::MatMul::new(a, b, precision, epilogue.as_ref())),
             KernelSpec::Conv {
                 conv,
                 dtype,

@@ -1,6 +1,8 @@
 //! The CPU engine.
 
 mod access;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod arg_reduce;
 mod attention;
 pub mod ceiling;

@@ -3,6 +3,7 @@
 use super::Fast;
 use crate::dtype::DType;
 use crate::grad::vjp_of;
+use crate::precision::Precision;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -16,12 +17,14 @@ pub struct Attend {
     /// Whether there is a further input after the values: numbers `[b, h, t, s]` added to the
     /// scaled products.
     pub masked: bool,
+    /// How exactly `f32` is multiplied.
+    pub precision: Precision,
 }
 
 impl Attend {
     pub(super) fn hash(&self, h: &mut impl FnMut(u64)) {
         h(self.scale.to_bits());
-        h((self.causal as u64) << 1 | self.masked as u64);
+        h((self.precision as u64) << 2 | (self.causal as u64) << 1 | self.masked as u64);
     }
 }
 
@@ -114,7 +117,7 @@ pub(super) fn define(a: &Attend, inputs: &[Tensor]) -> Tensor {
     let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]];
     let heads = q.dim(1);
     let (k, v) = (repeated(k, heads), repeated(v, heads));
-    let mut scores = q.matmul(&k.t()) * a.scale;
+    let mut scores = q.matmul_with(&k.t(), a.precision) * a.scale;
     if a.masked {
         scores = scores + &inputs[3];
     }
@@ -133,7 +136,7 @@ pub(super) fn define(a: &Attend, inputs: &[Tensor]) -> Tensor {
     let blind = sum.eq_scalar(0);
     let sum = sum.masked_fill(&blind, 1.0);
     let log = (sum.log() + shift).masked_fill(&blind, f64::NEG_INFINITY);
-    let y = weights.matmul(&v) / sum;
+    let y = weights.matmul_with(&v, a.precision) / sum;
     let [b, h, t, _] = shape(q.shape());
     pack(&[y, log.reshape([b, 1, h * t, 1])])
 }

@@ -2,6 +2,7 @@
 
 use crate::dtype::DType;
 use crate::fast::{Attend, Fast, attention};
+use crate::precision::Precision;
 use crate::tensor::Tensor;
 
 /// The options of [`Tensor::attention`], PyTorch's defaults.
@@ -68,6 +69,7 @@ impl Tensor {
                 .unwrap_or((q.dim(3).max(1) as f64).sqrt().recip()),
             causal: options.causal,
             masked: mask.is_some(),
+            precision: Precision::current(),
         };
         let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(&mask).collect();
         let op = Fast::Attention(attend);

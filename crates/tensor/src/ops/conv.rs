@@ -1,6 +1,7 @@
 //! Convolutions over one or two spatial axes, channels first as in PyTorch.
 
 use crate::node::Inputs;
+use crate::precision::Precision;
 use crate::prim::{AxisList, Conv, Face, Prim};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -93,6 +94,7 @@ impl ConvSpec {
             padding: padding.iter().map(|&p| (p, p)).collect(),
             dilation: positive("dilation", per_axis("dilation", &self.dilation)),
             groups: self.groups,
+            precision: Precision::current(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Matrix products.
 
 use crate::dtype::DType;
+use crate::precision::Precision;
 use crate::prim::Prim;
 use crate::shape::{INFER, Shape};
 use crate::tensor::Tensor;
@@ -11,10 +12,18 @@ impl Tensor {
     ///
     /// `[.., m, k] x [.., k, n] -> [.., m, n]`; agrees with `torch.matmul`.
     ///
+    /// `f32` is multiplied with the [`Precision`] in force.
+    ///
     /// # Panics
     /// If the inner sizes differ, the leading ones do not broadcast, or one side has no dimension.
     #[track_caller]
     pub fn matmul(&self, other: &Tensor) -> Tensor {
+        self.matmul_with(other, Precision::current())
+    }
+
+    /// [`matmul`](Tensor::matmul) with a given precision.
+    #[track_caller]
+    pub(crate) fn matmul_with(&self, other: &Tensor, precision: Precision) -> Tensor {
         let (a_shape, b_shape) = (self.shape(), other.shape());
         if self.rank() == 0 || other.rank() == 0 {
             panic!("matmul: {a_shape:?} and {b_shape:?}: both sides need a dimension");
@@ -49,12 +58,15 @@ impl Tensor {
                 .collect()
         };
         let out = if b.rank() == 2 {
-            Tensor::op(Prim::MatMul, [&a, &b])
+            Tensor::op(Prim::MatMul(precision), [&a, &b])
         } else if b_lead.iter().all(|&s| s == 1) && a.rank() >= b.rank() {
-            Tensor::op(Prim::MatMul, [&a, &b.reshape(&b.shape()[b.rank() - 2..])])
+            Tensor::op(
+                Prim::MatMul(precision),
+                [&a, &b.reshape(&b.shape()[b.rank() - 2..])],
+            )
         } else {
             Tensor::op(
-                Prim::MatMul,
+                Prim::MatMul(precision),
                 [&a.broadcast_to(with(&a)), &b.broadcast_to(with(&b))],
             )
         };

@@ -8,6 +8,7 @@ use crate::cpu::reduce::ReducePlan;
 use crate::dtype::DType;
 use crate::engine::{Kernel, MapSpec, Operand};
 use crate::error::Result;
+use crate::precision::Precision;
 use crate::prim::{Conv, Face, ReduceOp};
 use crate::shape::Shape;
 use crate::tape::Slots;
@@ -137,14 +138,16 @@ impl Kernel for Reduce {
 pub(super) struct MatMul {
     a: Operand,
     b: Operand,
+    precision: Precision,
     epilogue: Option<Epilogue>,
 }
 
 impl MatMul {
-    pub fn new(a: Operand, b: Operand, epilogue: Option<&MapSpec>) -> MatMul {
+    pub fn new(a: Operand, b: Operand, precision: Precision, epilogue: Option<&MapSpec>) -> MatMul {
         MatMul {
             a,
             b,
+            precision,
             epilogue: Epilogue::new(epilogue),
         }
     }
@@ -165,6 +168,7 @@ impl Kernel for MatMul {
             m: a.shape[ra],
             k: a.shape[ra + 1],
             n: b.shape[rb + 1],
+            precision: self.precision,
         };
         let left = matmul::Operand {
             ptr: start(&args[0], &self.a),

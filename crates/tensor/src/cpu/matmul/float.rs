@@ -1,8 +1,9 @@
 //! Products of `f32` and `f64`: our kernels where there is AVX-512, the `gemm` crate elsewhere.
 
-#[cfg(target_arch = "x86_64")]
-use super::engine;
 use super::{After, Matrix, Problem, Scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, engine};
+use crate::Precision;
 use crate::cpu::pool;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
@@ -28,7 +29,8 @@ macro_rules! floats {
                         // SAFETY: the caller vouches for the operands and the output.
                         unsafe {
                             let out = p.out.add(i * size);
-                            Self::parallel(p.m, p.n, p.k, a, b, out, i * size, after);
+                            let (m, n, k) = (p.m, p.n, p.k);
+                            Self::parallel(m, n, k, p.precision, a, b, out, i * size, after);
                         }
                     }
                     return;
@@ -38,8 +40,10 @@ macro_rules! floats {
                         let (a, b) = p.at(i);
                         // SAFETY: as above; each batch is written by one task.
                         unsafe {
-                            let out = p.out.add(i * size);
-                            Self::block(p.m, p.n, p.k, a, b, out, p.n as isize, false);
+                            let (out, precision) = (p.out.add(i * size), p.precision);
+                            if !Self::by_tiles(p.m, p.n, p.k, precision, a, b, out, 0, &|_| {}) {
+                                Self::block(p.m, p.n, p.k, a, b, out, p.n as isize, false);
+                            }
                         }
                     }
                     after(r.start * size..r.end * size);
@@ -76,12 +80,17 @@ macro_rules! floats {
                 m: usize,
                 n: usize,
                 k: usize,
+                precision: Precision,
                 a: Matrix<Self>,
                 b: Matrix<Self>,
                 out: *mut Self,
                 base: usize,
                 after: After<'_>,
             ) {
+                // SAFETY: passed on from the caller.
+                if unsafe { Self::by_tiles(m, n, k, precision, a, b, out, base, after) } {
+                    return;
+                }
                 #[cfg(target_arch = "x86_64")]
                 if avx512() {
                     // SAFETY: passed on from the caller.
@@ -193,6 +202,50 @@ impl<T: Block> Left<T> {
     }
 }
 
+/// The matrix unit, for types that it has products of.
+trait Tiled: Sized {
+    /// As [`Block::parallel`] where the matrix unit pays; whether it does.
+    ///
+    /// # Safety
+    /// As for [`Block::parallel`].
+    #[allow(clippy::too_many_arguments, unused_variables)]
+    unsafe fn by_tiles(
+        m: usize,
+        n: usize,
+        k: usize,
+        precision: Precision,
+        a: Matrix<Self>,
+        b: Matrix<Self>,
+        out: *mut Self,
+        base: usize,
+        after: After<'_>,
+    ) -> bool {
+        false
+    }
+}
+impl Tiled for f64 {}
+impl Tiled for f32 {
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn by_tiles(
+        m: usize,
+        n: usize,
+        k: usize,
+        precision: Precision,
+        a: Matrix<f32>,
+        b: Matrix<f32>,
+        out: *mut f32,
+        base: usize,
+        after: After<'_>,
+    ) -> bool {
+        let pays = amx::pays(m, n, k, precision);
+        if pays {
+            // SAFETY: passed on from the caller.
+            unsafe { amx::parallel(m, n, k, a, b, precision, out, base, after) }
+        }
+        pays
+    }
+}
+
 struct Out<T>(*mut T);
 // SAFETY: tasks write disjoint rows.
 unsafe impl<T> Sync for Out<T> {}
@@ -237,6 +290,7 @@ pub(in crate::cpu) trait Block: Base {
         m: usize,
         n: usize,
         k: usize,
+        precision: Precision,
         a: Matrix<Self>,
         b: Matrix<Self>,
         out: *mut Self,

@@ -4,6 +4,8 @@
 //! of additions, so that the bits of a result do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod engine;
@@ -20,10 +22,10 @@ pub(super) use avx512::{
 pub(super) use engine::{Float, turn};
 pub(super) use float::{Block, Left};
 #[cfg(target_arch = "x86_64")]
-pub(super) use pack::panel as pack_panel;
+pub(super) use pack::{panel as pack_panel, transpose_registers};
 
 use super::storage::Storage;
-use crate::DType;
+use crate::{DType, Precision};
 use half::{bf16, f16};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -39,6 +41,8 @@ pub struct Dims<'a> {
     pub n: usize,
     /// Columns of the first operand, rows of the second.
     pub k: usize,
+    /// How exactly `f32` is multiplied; other types are what they are.
+    pub precision: Precision,
 }
 
 /// One operand: its first element and its strides in elements.
@@ -79,6 +83,7 @@ pub struct Problem<T> {
     m: usize,
     n: usize,
     k: usize,
+    precision: Precision,
     a: Matrix<T>,
     b: Matrix<T>,
     out: *mut T,
@@ -193,6 +198,7 @@ impl<T> Problem<T> {
             m: dims.m,
             n: dims.n,
             k: dims.k,
+            precision: dims.precision,
             a: Matrix {
                 ptr: a.ptr,
                 row: a.row,

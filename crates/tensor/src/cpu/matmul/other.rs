@@ -1,6 +1,7 @@
 //! Products of half-precision floats (through `f32`) and of integers.
 
 use super::{After, Matrix, Problem, Scalar, Scratch};
+use crate::Precision;
 use crate::cpu::pool;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -8,6 +9,8 @@ use smallvec::SmallVec;
 
 /// `f16` and `bf16`.
 trait Half: Copy + Send + Sync {
+    /// What multiplies these numbers exactly.
+    const PRECISION: Precision;
     fn widen(src: &[Self], dst: &mut [f32])
     where
         Self: Sized;
@@ -16,8 +19,9 @@ trait Half: Copy + Send + Sync {
         Self: Sized;
 }
 macro_rules! half {
-    ($($t:ty)*) => {$(
+    ($($t:ty: $precision:ident)*) => {$(
         impl Half for $t {
+            const PRECISION: Precision = Precision::$precision;
             fn widen(src: &[Self], dst: &mut [f32]) {
                 src.convert_to_f32_slice(dst);
             }
@@ -33,7 +37,7 @@ macro_rules! half {
         }
     )*};
 }
-half! { f16 bf16 }
+half! { f16: Highest bf16: Medium }
 
 /// Copies `rows x cols` of every batch that differs to contiguous `f32`, rows along the direction
 /// in which the source is contiguous. Returns the copy, its matrix and its batch strides.
@@ -113,6 +117,7 @@ unsafe fn half_product<T: Half>(p: &Problem<T>, after: After<'_>) {
         m: p.m,
         n: p.n,
         k: p.k,
+        precision: T::PRECISION,
         a,
         b,
         out: wide.ptr(),

@@ -137,7 +137,7 @@ unsafe fn transpose16(
 /// Exchanges rows and columns of 16 vectors of 16.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose_registers(r: [__m512; 16]) -> [__m512; 16] {
+pub fn transpose_registers(r: [__m512; 16]) -> [__m512; 16] {
     let mut u = [_mm512_setzero_ps(); 16];
     for g in 0..4 {
         let r = &r[4 * g..4 * g + 4];

@@ -107,7 +107,27 @@ fn run<T: Scalar>(dims: Dims<'_>, a: &Stored<T>, b: &Stored<T>) -> Vec<T> {
 }
 
 fn check<T: Scalar>(batch: &[usize], m: usize, n: usize, k: usize, la: Lay, lb: Lay, tol: f64) {
-    let dims = Dims { batch, m, n, k };
+    for precision in Precision::ALL {
+        check_at::<T>(precision, batch, m, n, k, (la, lb), tol);
+    }
+}
+
+fn check_at<T: Scalar>(
+    precision: Precision,
+    batch: &[usize],
+    m: usize,
+    n: usize,
+    k: usize,
+    (la, lb): (Lay, Lay),
+    tol: f64,
+) {
+    let dims = Dims {
+        batch,
+        m,
+        n,
+        k,
+        precision,
+    };
     let a = store::<T>(la, batch, m, k, (m * 7 + n) as u64);
     let b = store::<T>(lb, batch, k, n, (k * 5 + n) as u64 + 99);
     let out = run(dims, &a, &b);
@@ -239,7 +259,14 @@ fn empty_sizes() {
         run(dims, &a, &b)
     };
     let (m, n, k) = (3, 4, 5);
-    let sizes = |batch, m, n, k| Dims { batch, m, n, k };
+    let precision = Precision::Highest;
+    let sizes = |batch, m, n, k| Dims {
+        batch,
+        m,
+        n,
+        k,
+        precision,
+    };
     assert!(none(sizes(&[0], m, n, k)).is_empty());
     assert!(none(sizes(&[2], 0, n, k)).is_empty());
     assert!(none(sizes(&[], m, 0, k)).is_empty());
@@ -249,26 +276,33 @@ fn empty_sizes() {
 #[test]
 fn not_a_number_and_infinity_spread_as_they_should() {
     let batch = [];
-    let (m, n, k) = (20, 40, 30);
+    let (m, n, k) = (70, 90, 130);
     let mut a = store::<f32>(Lay::Rows, &batch, m, k, 1);
     let b = store::<f32>(Lay::Rows, &batch, k, n, 2);
     a.data[3 * k + 4] = f32::NAN;
     a.data[5 * k] = f32::INFINITY;
-    let out = run(
-        Dims {
+    for precision in Precision::ALL {
+        let dims = Dims {
             batch: &batch,
             m,
             n,
             k,
-        },
-        &a,
-        &b,
-    );
-    for (i, row) in out.chunks(n).enumerate() {
-        match i {
-            3 => assert!(row.iter().all(|x| x.is_nan())),
-            5 => assert!(row.iter().all(|x| !x.is_finite())),
-            _ => assert!(row.iter().all(|x| x.is_finite())),
+            precision,
+        };
+        let out = run(dims, &a, &b);
+        for (i, row) in out.chunks(n).enumerate() {
+            match i {
+                3 => assert!(row.iter().all(|x| x.is_nan())),
+                5 => {
+                    for (x, b) in row.iter().zip(&b.data) {
+                        assert!(match *b {
+                            0.0 => x.is_nan(),
+                            b => *x == f32::INFINITY * b,
+                        });
+                    }
+                }
+                _ => assert!(row.iter().all(|x| x.is_finite())),
+            }
         }
     }
 }
@@ -289,28 +323,154 @@ fn the_same_bits_at_any_thread_count() {
         ] {
             let a = store::<f32>(lays.0, &[2], m, k, 5);
             let b = store::<f32>(lays.1, &[2], k, n, 6);
-            let with = |threads| {
-                pool::set_threads(threads);
-                run(
-                    Dims {
-                        batch: &[2],
-                        m,
-                        n,
-                        k,
-                    },
-                    &a,
-                    &b,
-                )
-            };
-            let one = with(1);
-            for threads in [2, 3] {
-                let other = with(threads);
-                assert!(
-                    one.iter()
-                        .zip(&other)
-                        .all(|(x, y)| x.to_bits() == y.to_bits())
-                );
+            for precision in Precision::ALL {
+                let dims = Dims {
+                    batch: &[2],
+                    m,
+                    n,
+                    k,
+                    precision,
+                };
+                let with = |threads| {
+                    pool::set_threads(threads);
+                    run(dims, &a, &b)
+                };
+                let one = with(1);
+                for threads in [2, 3] {
+                    let other = with(threads);
+                    let same = one.iter().zip(&other);
+                    assert!(same.into_iter().all(|(x, y)| x.to_bits() == y.to_bits()));
+                }
             }
+        }
+    }
+}
+
+/// Numbers with all 24 bits in use.
+fn full_numbers(len: usize, seed: u64) -> Vec<f32> {
+    let coarse = numbers(3 * len, seed);
+    let one = |x: &[f64]| (x[0] + x[1] / 256.0 + x[2] / 65536.0) as f32;
+    coarse.chunks_exact(3).map(one).collect()
+}
+
+/// The root of the mean squared error of a product, each element's relative to the sum of its
+/// terms' magnitudes; and the largest.
+fn errors(
+    precision: Precision,
+    (m, n, k): (usize, usize, usize),
+    a: &[f32],
+    b: &[f32],
+) -> (f64, f64) {
+    let stored = |data: &[f32], cols: usize| Stored {
+        data: data.to_vec(),
+        offset: 0,
+        batch: vec![],
+        row: cols as isize,
+        col: 1,
+    };
+    let dims = Dims {
+        batch: &[],
+        m,
+        n,
+        k,
+        precision,
+    };
+    let out = run(dims, &stored(a, k), &stored(b, n));
+    let (mut squares, mut most) = (0.0, 0f64);
+    for i in 0..m {
+        for j in 0..n {
+            let (mut sum, mut size) = (0.0, 0.0);
+            for l in 0..k {
+                let term = a[i * k + l] as f64 * b[l * n + j] as f64;
+                sum += term;
+                size += term.abs();
+            }
+            if size > 0.0 {
+                let error = (out[i * n + j] as f64 - sum).abs() / size;
+                squares += error * error;
+                most = most.max(error);
+            }
+        }
+    }
+    ((squares / (m * n) as f64).sqrt(), most)
+}
+
+/// The errors of the products in `f32` alone, as every `sgemm` has them.
+fn errors_of_sgemm((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> (f64, f64) {
+    let (mut squares, mut most) = (0.0, 0f64);
+    for i in 0..m {
+        for j in 0..n {
+            let (mut sum, mut size, mut single) = (0.0, 0.0, 0f32);
+            for l in 0..k {
+                let (x, y) = (a[i * k + l], b[l * n + j]);
+                single = x.mul_add(y, single);
+                sum += x as f64 * y as f64;
+                size += (x as f64 * y as f64).abs();
+            }
+            if size > 0.0 {
+                let error = (single as f64 - sum).abs() / size;
+                squares += error * error;
+                most = most.max(error);
+            }
+        }
+    }
+    ((squares / (m * n) as f64).sqrt(), most)
+}
+
+#[test]
+fn no_precision_errs_more_than_it_may() {
+    let size = (96, 80, 500);
+    let (m, n, k) = size;
+    let a = full_numbers(m * k, 11);
+    let b = full_numbers(k * n, 12);
+    let scaled = |x: &[f32], width: usize, by: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+        let each = x.iter().enumerate();
+        each.map(|(i, x)| x * by(i / width, i % width)).collect()
+    };
+    let flat = |by: f32| move |_: usize, _: usize| by;
+    let cases: Vec<(&str, Vec<f32>, Vec<f32>)> = vec![
+        ("plain", a.clone(), b.clone()),
+        (
+            "tiny times huge",
+            scaled(&a, k, &flat(1e-30)),
+            scaled(&b, n, &flat(1e30)),
+        ),
+        (
+            "tiny",
+            scaled(&a, k, &flat(1e-15)),
+            scaled(&b, n, &flat(1e-18)),
+        ),
+        ("hardly there", scaled(&a, k, &flat(1e-35)), b.clone()),
+        (
+            "huge",
+            scaled(&a, k, &flat(1e17)),
+            scaled(&b, n, &flat(1e18)),
+        ),
+        (
+            "rows and columns of many sizes",
+            scaled(&a, k, &|i, _| 10f32.powi(i as i32 % 40 - 20)),
+            scaled(&b, n, &|_, j| 10f32.powi(j as i32 % 30 - 15)),
+        ),
+        (
+            "sums of many sizes",
+            scaled(&a, k, &|_, l| 10f32.powi(l as i32 % 20 - 10)),
+            scaled(&b, n, &|l, _| 10f32.powi(10 - l as i32 % 20)),
+        ),
+    ];
+    for (what, a, b) in &cases {
+        let f32s = errors_of_sgemm(size, a, b);
+        for precision in Precision::ALL {
+            let found = errors(precision, size, a, b);
+            let bound = match precision {
+                Precision::Highest => f32s,
+                Precision::High => (4e-6, 3e-5),
+                Precision::Medium => (1e-3, 8e-3),
+            };
+            println!("{what} {precision}: {found:?}, f32 {f32s:?}");
+            assert!(
+                found.0 <= bound.0 && found.1 <= bound.1,
+                "{what} {precision}: {found:?}"
+            );
         }
     }
 }

@@ -22,7 +22,7 @@ impl Lowering<'_> {
                 };
                 self.open_anchored(i, group);
             }
-            Prim::MatMul => {
+            Prim::MatMul(_) => {
                 self.read_all(i);
                 self.open_anchored(i, Group::default());
             }

@@ -274,13 +274,14 @@ impl Lowering<'_> {
                     epilogue,
                 }
             }
-            Prim::MatMul => {
+            Prim::MatMul(precision) => {
                 let (a, left) = self.operand(inputs[0]);
                 let (b, right) = self.operand(inputs[1]);
                 reads.extend([a, b]);
                 KernelSpec::MatMul {
                     a: left,
                     b: right,
+                    precision,
                     epilogue,
                 }
             }

@@ -1,0 +1,104 @@
+//! Products of `f32` on the AMX matrix unit, which multiplies `bf16` and adds up in `f32`.
+//!
+//! A number with 24 significant bits is the sum of three with 8: `x = x0 + x1 + x2`. One product of
+//! leading parts is `bf16` arithmetic ([`Precision::Medium`]); three products out of two parts
+//! leave an error of some 2^-16 ([`Precision::High`]); six out of three parts leave 2^-24 or less
+//! ([`Precision::Highest`]), which is no more than what adding up in `f32` costs anyway (Henry et
+//! al. 2019, "Leveraging the bfloat16 artificial intelligence datatype").
+//!
+//! Operands are packed into tiles of 16 lines by 32 (`pack.rs`), and multiplied two by two tiles at a
+//! time (`kernel.rs`). Whoever multiplies more than one part must look at the operands' [`Extent`]:
+//! infinities have no parts, and the smaller parts of tiny numbers vanish.
+
+mod kernel;
+mod pack;
+
+pub use kernel::{Product, multiply};
+pub use pack::{Extent, Format, Lines, pack};
+
+use crate::precision::Precision;
+use std::arch::asm;
+use std::marker::PhantomData;
+
+/// Lines (rows of the first operand, columns of the second) of a tile.
+pub const LINES: usize = 16;
+/// Elements of the sums in a tile.
+pub const STEP: usize = 32;
+/// Bytes of a packed tile.
+pub const TILE: usize = 1024;
+
+/// Parts of `bf16` into which a number is split.
+pub fn parts(precision: Precision) -> usize {
+    match precision {
+        Precision::Medium => 1,
+        Precision::High => 2,
+        Precision::Highest => 3,
+    }
+}
+
+/// Whether this processor has AMX with `bf16`, and the system lets the process use it.
+pub fn detect() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    // The AMX and bf16 bits lie in leaf 7; the system must save the tiles' state (bits 17, 18).
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & 1 << 27 == 0 {
+        return false;
+    }
+    let edx = __cpuid_count(7, 0).edx;
+    let amx = edx & 1 << 22 != 0 && edx & 1 << 24 != 0;
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: the system has enabled XSAVE, which was asked for above.
+        unsafe { _xgetbv(0) }
+    }
+    let bf16 = std::arch::is_x86_feature_detected!("avx512bf16");
+    // SAFETY: the system has enabled XSAVE.
+    amx && bf16 && unsafe { saved() } & 0x6_0000 == 0x6_0000 && permitted()
+}
+
+/// Asks the system for the tiles' state, once per process.
+fn permitted() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const TILE_DATA: i64 = 18;
+        // SAFETY: asks for a permission; nothing of the process's memory is touched.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// This thread's tiles, configured for as long as the value lives.
+pub struct Tiles(PhantomData<*mut ()>);
+
+impl Tiles {
+    /// Configures eight tiles of 16 rows by 64 bytes.
+    ///
+    /// # Safety
+    /// The processor must have AMX ([`detect`]), and the thread no other `Tiles`.
+    pub unsafe fn new() -> Tiles {
+        #[repr(align(64))]
+        struct Config([u8; 64]);
+        let mut config = Config([0; 64]);
+        config.0[0] = 1; // palette
+        for tile in 0..8 {
+            config.0[16 + 2 * tile] = 64; // bytes per row
+            config.0[48 + tile] = 16; // rows
+        }
+        // SAFETY: the configuration is one that palette 1 has.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, preserves_flags, readonly));
+        }
+        Tiles(PhantomData)
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: the processor has AMX, since the tiles were configured.
+        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

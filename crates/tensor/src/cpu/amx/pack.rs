@@ -1,0 +1,271 @@
+//! Splitting `f32` into `bf16` parts, in the order in which tiles are loaded.
+//!
+//! A packed operand is a list of blocks of 16 lines; a block has one tile for each step of 32
+//! elements and each part. In a tile of the first operand ([`Format::Rows`]) row `i` holds 32
+//! elements of line `i`; in one of the second ([`Format::Pairs`]) row `r` holds elements `2 r` and
+//! `2 r + 1` of each of the 16 lines. One is the other with rows and columns of 32 bits exchanged.
+
+use super::{LINES, STEP, TILE};
+use crate::cpu::matmul::transpose_registers;
+use std::arch::x86_64::*;
+
+/// For which side of the product tiles are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The first operand; its lines are rows.
+    Rows,
+    /// The second operand; its lines are columns.
+    Pairs,
+}
+
+/// Up to 16 lines to be packed: element `l` of line `i` lies at `ptr + i * line + l * step`.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    /// Element 0 of line 0.
+    pub ptr: *const f32,
+    /// From one line to the next, in elements.
+    pub line: isize,
+    /// From one element of a line to the next.
+    pub step: isize,
+    /// How many lines there are, at most 16.
+    pub lines: usize,
+    /// How many elements each has.
+    pub len: usize,
+}
+
+/// The sizes of an operand's numbers, by which it is known whether their parts give an exact product.
+/// Both are magnitudes as the bits of an `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Of each line that is not zero throughout, the largest number; of these the least.
+    pub least: u32,
+    /// The largest number of all; infinity and NaN are larger than all others.
+    pub most: u32,
+}
+
+impl Default for Extent {
+    /// Of nothing at all.
+    fn default() -> Self {
+        Extent {
+            least: u32::MAX,
+            most: 0,
+        }
+    }
+}
+
+impl Extent {
+    /// Of two operands' lines taken together.
+    pub fn and(self, other: Extent) -> Extent {
+        Extent {
+            least: self.least.min(other.least),
+            most: self.most.max(other.most),
+        }
+    }
+
+    /// Whether sums of `k` products of two operands' parts are as exact as products of `f32`: no
+    /// part or product that counts is too small or too large for the unit, which has the exponents
+    /// of `f32` but no subnormal numbers.
+    pub fn suits(self, other: Extent, k: usize) -> bool {
+        let exponent = |bits: u32| (bits >> 23) as i32 - 127;
+        if self.most == 0 || other.most == 0 {
+            // Nothing but zeros, unless the other side makes NaN of them.
+            return exponent(self.most.max(other.most)) < 127;
+        }
+        let largest = exponent(self.most) + exponent(other.most) + 2 + k.ilog2() as i32 + 1;
+        let (a, b) = (exponent(self.least), exponent(other.least));
+        let finite = exponent(self.most).max(exponent(other.most)) < 127;
+        // With the largest numbers of two lines above 2^-96 together, what vanishes (2^-126 and
+        // less) is below 2^-24 of what counts.
+        finite && largest < 127 && a.min(b) >= -100 && a + b >= -96
+    }
+}
+
+/// Packs a block of lines, splitting each number into `parts` (1 to 3) of `bf16`; lines and elements
+/// that are missing from the last tiles become zero.
+///
+/// # Safety
+/// The lines must be readable, `dst` must have room for the tiles, and the processor must have
+/// AVX-512 with `bf16`.
+pub unsafe fn pack(format: Format, parts: usize, x: Lines, dst: *mut u8) -> Extent {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match parts {
+            1 => pack_parts::<1>(format, x, dst),
+            2 => pack_parts::<2>(format, x, dst),
+            3 => pack_parts::<3>(format, x, dst),
+            _ => unreachable!("{parts} parts"),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8) -> Extent {
+    debug_assert!((1..=LINES).contains(&x.lines));
+    // The largest magnitude of each line: of line `i` in lane `i`, or anywhere in vector `i`.
+    let mut by_lane = _mm512_setzero_si512();
+    let mut by_line = [_mm512_setzero_si512(); LINES];
+    let mut dst = dst;
+    let mut at = 0;
+    while at < x.len {
+        let len = (x.len - at).min(STEP);
+        let from = x.ptr.wrapping_offset(at as isize * x.step);
+        // SAFETY: these elements of the lines, and the step's tiles.
+        unsafe {
+            if x.line == 1 && x.step != 1 {
+                let part = along::<PARTS>(from, x.step, x.lines, len, &mut by_lane);
+                write(format, Format::Pairs, &part, dst);
+            } else if x.step == 1 {
+                let part = across::<PARTS>(from, x.line, x.lines, len, &mut by_line);
+                write(format, Format::Rows, &part, dst);
+            } else {
+                let mut near = [0f32; LINES * STEP];
+                for i in 0..x.lines {
+                    for l in 0..len {
+                        let from = from.wrapping_offset(i as isize * x.line + l as isize * x.step);
+                        near[i * STEP + l] = *from;
+                    }
+                }
+                let part = across::<PARTS>(near.as_ptr(), 32, x.lines, len, &mut by_line);
+                write(format, Format::Rows, &part, dst);
+            }
+            dst = dst.add(PARTS * TILE);
+        }
+        at += STEP;
+    }
+    let mut extent = Extent::default();
+    let mut see = |most: u32| {
+        if most > 0 {
+            extent = extent.and(Extent { least: most, most });
+        }
+    };
+    if x.line == 1 && x.step != 1 {
+        let mut lanes = [0u32; LINES];
+        // SAFETY: 16 lanes.
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), by_lane) };
+        lanes.into_iter().for_each(&mut see);
+    } else {
+        by_line
+            .iter()
+            .for_each(|v| see(_mm512_reduce_max_epu32(*v)));
+    }
+    extent
+}
+
+/// A step's tile of every part, a row per vector.
+type Parts<const PARTS: usize> = [[__m512i; LINES]; PARTS];
+
+/// Stores tiles that have the format `have`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn write<const PARTS: usize>(
+    want: Format,
+    have: Format,
+    parts: &Parts<PARTS>,
+    dst: *mut u8,
+) {
+    for (p, rows) in parts.iter().enumerate() {
+        let rows = match want == have {
+            true => *rows,
+            false => transpose_registers(rows.map(|r| _mm512_castsi512_ps(r)))
+                .map(|r| _mm512_castps_si512(r)),
+        };
+        for (i, row) in rows.into_iter().enumerate() {
+            // SAFETY: row `i` of the part's tile.
+            unsafe { _mm512_storeu_si512(dst.add(p * TILE + i * 64).cast(), row) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn magnitude(x: __m512) -> __m512i {
+    _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFF_FFFF))
+}
+
+/// Lines whose elements lie one behind the other: a row of the tile is 32 of a line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn across<const PARTS: usize>(
+    from: *const f32,
+    line: isize,
+    lines: usize,
+    len: usize,
+    most: &mut [__m512i; LINES],
+) -> Parts<PARTS> {
+    let mask = |n: usize| (0xFFFFu32 >> (16 - n)) as __mmask16;
+    let (low, high) = (mask(len.min(16)), mask(len.saturating_sub(16)));
+    let mut parts = [[_mm512_setzero_si512(); LINES]; PARTS];
+    for i in 0..lines {
+        let from = from.wrapping_offset(i as isize * line);
+        // SAFETY: the elements that exist.
+        let (mut a, mut b) = unsafe {
+            (
+                _mm512_maskz_loadu_ps(low, from),
+                _mm512_maskz_loadu_ps(high, from.wrapping_add(16)),
+            )
+        };
+        if PARTS > 1 {
+            let both = _mm512_max_epu32(magnitude(a), magnitude(b));
+            most[i] = _mm512_max_epu32(most[i], both);
+        }
+        for (p, part) in parts.iter_mut().enumerate() {
+            // SAFETY: both are 64 bytes without meaning of their own.
+            let both: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) };
+            part[i] = both;
+            if p + 1 < PARTS {
+                a = _mm512_sub_ps(a, widened(_mm512_castsi512_si256(both)));
+                b = _mm512_sub_ps(b, widened(_mm512_extracti64x4_epi64::<1>(both)));
+            }
+        }
+    }
+    parts
+}
+
+/// 16 `bf16` numbers as `f32`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn widened(x: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
+}
+
+/// Lines that lie side by side: a row of the tile is two elements of every line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn along<const PARTS: usize>(
+    from: *const f32,
+    step: isize,
+    lines: usize,
+    len: usize,
+    most: &mut __m512i,
+) -> Parts<PARTS> {
+    let mask = (0xFFFFu32 >> (16 - lines)) as __mmask16;
+    let mut parts = [[_mm512_setzero_si512(); LINES]; PARTS];
+    for r in 0..len.div_ceil(2) {
+        let element = |l: usize| match l < len {
+            // SAFETY: element `l` of the lines that exist.
+            true => unsafe { _mm512_maskz_loadu_ps(mask, from.wrapping_offset(l as isize * step)) },
+            false => _mm512_setzero_ps(),
+        };
+        let (mut a, mut b) = (element(2 * r), element(2 * r + 1));
+        if PARTS > 1 {
+            *most = _mm512_max_epu32(*most, _mm512_max_epu32(magnitude(a), magnitude(b)));
+        }
+        for (p, part) in parts.iter_mut().enumerate() {
+            let (x, y) = (rounded(a), rounded(b));
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(x));
+            part[r] = _mm512_or_si512(low, _mm512_castps_si512(y));
+            if p + 1 < PARTS {
+                (a, b) = (_mm512_sub_ps(a, x), _mm512_sub_ps(b, y));
+            }
+        }
+    }
+    parts
+}
+
+/// `f32` numbers rounded to what `bf16` has.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn rounded(x: __m512) -> __m512 {
+    // SAFETY: both are 32 bytes without meaning of their own.
+    widened(unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) })
+}
