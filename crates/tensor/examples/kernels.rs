@@ -6,7 +6,7 @@ use fornax_tensor::cpu::conv::{ConvShape, conv};
 use fornax_tensor::cpu::matmul::{Dims, Operand, matmul};
 use fornax_tensor::cpu::pool;
 use fornax_tensor::cpu::pool2d::{Pooling, pool2d_dyn};
-use fornax_tensor::{DType, Face, Window};
+use fornax_tensor::{DType, Face, Precision, Window};
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -155,7 +155,7 @@ fn main() {
             m,
             n,
             k,
-            precision: Precision::Highest,
+            precision: Precision::current(),
         };
         let strides =
             |t: bool, r: usize, c: usize| if t { (1, r as isize) } else { (c as isize, 1) };

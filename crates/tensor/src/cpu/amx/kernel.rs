@@ -17,6 +17,8 @@ pub struct Product {
     pub c_row: usize,
     /// Add to the output instead of overwriting it.
     pub accumulate: bool,
+    /// What will be read next: a quarter of a tile of it is brought near for each step and part.
+    pub ahead: *const u8,
 }
 
 /// The instructions of one step: a path through the products of parts on which only one side
@@ -154,6 +156,22 @@ macro_rules! output {
     };
 }
 
+/// Asks for a quarter of a tile per part.
+macro_rules! prefetch {
+    (1) => {
+        prefetch!("0" "64" "128" "192")
+    };
+    (2) => {
+        concat!(prefetch!(1), prefetch!("256" "320" "384" "448"))
+    };
+    (3) => {
+        concat!(prefetch!(2), prefetch!("512" "576" "640" "704"))
+    };
+    ($($at:literal)*) => {
+        concat!($("prefetcht1 [{ahead} + ", $at, "]\n"),*)
+    };
+}
+
 macro_rules! kernel {
     ($p:expr, $parts:tt, $m:tt, $n:tt) => {{
         let p: &Product = $p;
@@ -168,6 +186,8 @@ macro_rules! kernel {
                 output!(zero, $m, $n),
                 "3:",
                 step!($parts, $m, $n),
+                prefetch!($parts),
+                "add {ahead}, {quarter}",
                 "add {a0}, {next}",
                 "add {a1}, {next}",
                 "add {b0}, {next}",
@@ -181,6 +201,8 @@ macro_rules! kernel {
                 b0 = inout(reg) p.b[0] => _,
                 b1 = inout(reg) p.b[1] => _,
                 steps = inout(reg) p.steps => _,
+                ahead = inout(reg) p.ahead => _,
+                quarter = const $parts * TILE / 4,
                 acc = in(reg) p.accumulate as usize,
                 c0 = in(reg) p.c,
                 c1 = in(reg) p.c.wrapping_add(16 * p.c_row),

@@ -109,14 +109,25 @@ unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8)
     while at < x.len {
         let len = (x.len - at).min(STEP);
         let from = x.ptr.wrapping_offset(at as isize * x.step);
+        // Whole tiles by constants, which unrolls all loops.
+        let whole = x.lines == LINES && len == STEP;
         // SAFETY: these elements of the lines, and the step's tiles.
         unsafe {
-            if x.line == 1 && x.step != 1 {
-                let part = along::<PARTS>(from, x.step, x.lines, len, &mut by_lane);
-                write(format, Format::Pairs, &part, dst);
+            if !whole {
+                dst.write_bytes(0, PARTS * TILE);
+            }
+            let have = if x.line == 1 && x.step != 1 {
+                match whole {
+                    true => along::<PARTS>(from, x.step, LINES, STEP, &mut by_lane, dst),
+                    false => along::<PARTS>(from, x.step, x.lines, len, &mut by_lane, dst),
+                }
+                Format::Pairs
             } else if x.step == 1 {
-                let part = across::<PARTS>(from, x.line, x.lines, len, &mut by_line);
-                write(format, Format::Rows, &part, dst);
+                match whole {
+                    true => across::<PARTS>(from, x.line, LINES, STEP, &mut by_line, dst),
+                    false => across::<PARTS>(from, x.line, x.lines, len, &mut by_line, dst),
+                }
+                Format::Rows
             } else {
                 let mut near = [0f32; LINES * STEP];
                 for i in 0..x.lines {
@@ -125,8 +136,13 @@ unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8)
                         near[i * STEP + l] = *from;
                     }
                 }
-                let part = across::<PARTS>(near.as_ptr(), 32, x.lines, len, &mut by_line);
-                write(format, Format::Rows, &part, dst);
+                across::<PARTS>(near.as_ptr(), 32, x.lines, len, &mut by_line, dst);
+                Format::Rows
+            };
+            if have != format {
+                for p in 0..PARTS {
+                    turn(dst.add(p * TILE));
+                }
             }
             dst = dst.add(PARTS * TILE);
         }
@@ -142,7 +158,9 @@ unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8)
         let mut lanes = [0u32; LINES];
         // SAFETY: 16 lanes.
         unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), by_lane) };
-        lanes.into_iter().for_each(&mut see);
+        for most in lanes {
+            see(most);
+        }
     } else {
         by_line
             .iter()
@@ -151,27 +169,18 @@ unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8)
     extent
 }
 
-/// A step's tile of every part, a row per vector.
-type Parts<const PARTS: usize> = [[__m512i; LINES]; PARTS];
-
-/// Stores tiles that have the format `have`.
-#[inline]
+/// Exchanges rows and columns of a tile, which makes the one format of the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn write<const PARTS: usize>(
-    want: Format,
-    have: Format,
-    parts: &Parts<PARTS>,
-    dst: *mut u8,
-) {
-    for (p, rows) in parts.iter().enumerate() {
-        let rows = match want == have {
-            true => *rows,
-            false => transpose_registers(rows.map(|r| _mm512_castsi512_ps(r)))
-                .map(|r| _mm512_castps_si512(r)),
-        };
-        for (i, row) in rows.into_iter().enumerate() {
-            // SAFETY: row `i` of the part's tile.
-            unsafe { _mm512_storeu_si512(dst.add(p * TILE + i * 64).cast(), row) };
+unsafe fn turn(tile: *mut u8) {
+    let mut rows = [_mm512_setzero_ps(); LINES];
+    // SAFETY: the rows of the tile.
+    unsafe {
+        for i in 0..LINES {
+            rows[i] = _mm512_loadu_ps(tile.add(i * 64).cast());
+        }
+        let rows = transpose_registers(rows);
+        for i in 0..LINES {
+            _mm512_storeu_ps(tile.add(i * 64).cast(), rows[i]);
         }
     }
 }
@@ -191,41 +200,47 @@ unsafe fn across<const PARTS: usize>(
     lines: usize,
     len: usize,
     most: &mut [__m512i; LINES],
-) -> Parts<PARTS> {
+    dst: *mut u8,
+) {
     let mask = |n: usize| (0xFFFFu32 >> (16 - n)) as __mmask16;
-    let (low, high) = (mask(len.min(16)), mask(len.saturating_sub(16)));
-    let mut parts = [[_mm512_setzero_si512(); LINES]; PARTS];
+    let (first, second) = (mask(len.min(16)), mask(len.saturating_sub(16)));
+    // The upper halves of two vectors' elements.
+    let high = _mm512_add_epi16(
+        _mm512_set1_epi16(1),
+        _mm512_cvtepi8_epi16(_mm256_setr_epi8(
+            0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42, 44,
+            46, 48, 50, 52, 54, 56, 58, 60, 62,
+        )),
+    );
     for i in 0..lines {
         let from = from.wrapping_offset(i as isize * line);
         // SAFETY: the elements that exist.
         let (mut a, mut b) = unsafe {
             (
-                _mm512_maskz_loadu_ps(low, from),
-                _mm512_maskz_loadu_ps(high, from.wrapping_add(16)),
+                _mm512_maskz_loadu_ps(first, from),
+                _mm512_maskz_loadu_ps(second, from.wrapping_add(16)),
             )
         };
         if PARTS > 1 {
             let both = _mm512_max_epu32(magnitude(a), magnitude(b));
             most[i] = _mm512_max_epu32(most[i], both);
         }
-        for (p, part) in parts.iter_mut().enumerate() {
-            // SAFETY: both are 64 bytes without meaning of their own.
-            let both: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) };
-            part[i] = both;
+        for p in 0..PARTS {
+            let (x, y) = (rounded::<PARTS>(a), rounded::<PARTS>(b));
+            let both = match PARTS {
+                // SAFETY: both are 64 bytes without meaning of their own.
+                1 => unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) },
+                _ => {
+                    _mm512_permutex2var_epi16(_mm512_castps_si512(x), high, _mm512_castps_si512(y))
+                }
+            };
+            // SAFETY: row `i` of the part's tile.
+            unsafe { _mm512_storeu_si512(dst.add(p * TILE + i * 64).cast(), both) };
             if p + 1 < PARTS {
-                a = _mm512_sub_ps(a, widened(_mm512_castsi512_si256(both)));
-                b = _mm512_sub_ps(b, widened(_mm512_extracti64x4_epi64::<1>(both)));
+                (a, b) = (_mm512_sub_ps(a, x), _mm512_sub_ps(b, y));
             }
         }
     }
-    parts
-}
-
-/// 16 `bf16` numbers as `f32`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn widened(x: __m256i) -> __m512 {
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
 }
 
 /// Lines that lie side by side: a row of the tile is two elements of every line.
@@ -237,9 +252,9 @@ unsafe fn along<const PARTS: usize>(
     lines: usize,
     len: usize,
     most: &mut __m512i,
-) -> Parts<PARTS> {
+    dst: *mut u8,
+) {
     let mask = (0xFFFFu32 >> (16 - lines)) as __mmask16;
-    let mut parts = [[_mm512_setzero_si512(); LINES]; PARTS];
     for r in 0..len.div_ceil(2) {
         let element = |l: usize| match l < len {
             // SAFETY: element `l` of the lines that exist.
@@ -250,22 +265,35 @@ unsafe fn along<const PARTS: usize>(
         if PARTS > 1 {
             *most = _mm512_max_epu32(*most, _mm512_max_epu32(magnitude(a), magnitude(b)));
         }
-        for (p, part) in parts.iter_mut().enumerate() {
-            let (x, y) = (rounded(a), rounded(b));
+        for p in 0..PARTS {
+            let (x, y) = (rounded::<PARTS>(a), rounded::<PARTS>(b));
             let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(x));
-            part[r] = _mm512_or_si512(low, _mm512_castps_si512(y));
+            let both = _mm512_or_si512(low, _mm512_castps_si512(y));
+            // SAFETY: row `r` of the part's tile.
+            unsafe { _mm512_storeu_si512(dst.add(p * TILE + r * 64).cast(), both) };
             if p + 1 < PARTS {
                 (a, b) = (_mm512_sub_ps(a, x), _mm512_sub_ps(b, y));
             }
         }
     }
-    parts
 }
 
-/// `f32` numbers rounded to what `bf16` has.
+/// `f32` numbers rounded to what `bf16` has. Where there is one part alone nothing else is looked at,
+/// so that it must be right for every number; where there are more, only for finite ones, ties may
+/// go anywhere, and two additions beat the conversion.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn rounded(x: __m512) -> __m512 {
-    // SAFETY: both are 32 bytes without meaning of their own.
-    widened(unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) })
+fn rounded<const PARTS: usize>(x: __m512) -> __m512 {
+    let bits = match PARTS {
+        1 => {
+            // SAFETY: both are 32 bytes without meaning of their own.
+            let half = unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) };
+            _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))
+        }
+        _ => {
+            let up = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+            _mm512_and_si512(up, _mm512_set1_epi32(0xFFFF_0000u32 as i32))
+        }
+    };
+    _mm512_castsi512_ps(bits)
 }

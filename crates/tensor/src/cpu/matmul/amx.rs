@@ -1,8 +1,8 @@
 //! Products of one pair of matrices on the matrix unit: packing, blocking, and when it pays.
 //!
 //! The side with fewer lines is packed first, by all threads; the lines of the other are shared out
-//! among tasks, each of which packs its own while it goes along the sums in short chunks, so that
-//! what the inner loop reads stays in the nearest caches.
+//! among tasks, each of which packs its own, so many elements at a time that they stay in its
+//! second-level cache: the unit is fast enough for everything else to be a matter of memory.
 
 use super::float::Block;
 use super::{After, Matrix, Scratch};
@@ -79,6 +79,11 @@ impl<T> Out<T> {
     }
 }
 
+/// Two by two tiles of an output.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Near([f32; 4 * LINES * LINES]);
+
 /// A planned product.
 struct Job {
     m: usize,
@@ -92,6 +97,8 @@ struct Job {
     split: Side,
     /// Whether the rows are shared out, and not the columns.
     by_rows: bool,
+    /// Whether the transposed product is computed, and turned as it is written.
+    turned: bool,
     parts: usize,
 }
 
@@ -104,19 +111,38 @@ impl Job {
         b: Matrix<f32>,
         precision: Precision,
     ) -> Job {
+        let parts = amx::parts(precision);
+        // Packing is cheapest along the operand's own order; turning tiles costs. What is best to be
+        // turned: the operands that lie the other way, or the output?
+        let turns = |turned: bool| {
+            let bad = |contiguous: isize, lines: usize| match contiguous == 1 {
+                true => 0,
+                false => parts * lines * k,
+            };
+            let (rows, columns) = match turned {
+                false => (a.col, b.col),
+                true => (a.row, b.row),
+            };
+            bad(rows, m) + bad(columns, n) + if turned { 3 * m * n } else { 0 }
+        };
+        let turned = turns(true) < turns(false);
+        let (first, second) = match turned {
+            false => (Format::Rows, Format::Pairs),
+            true => (Format::Pairs, Format::Rows),
+        };
         let rows = Side {
             ptr: a.ptr,
             lines: m,
             line: a.row,
             step: a.col,
-            format: Format::Rows,
+            format: first,
         };
         let columns = Side {
             ptr: b.ptr,
             lines: n,
             line: b.col,
             step: b.row,
-            format: Format::Pairs,
+            format: second,
         };
         // Rows come in whole runs of memory, which is better for what is done with the result.
         let by_rows = m >= 2 * LINES * TASKS.min(n.div_ceil(LINES)) || m >= n;
@@ -134,13 +160,15 @@ impl Job {
             shared,
             split,
             by_rows,
-            parts: amx::parts(precision),
+            turned,
+            parts,
         }
     }
 
-    /// Elements of the sums whose tiles of two blocks fill half of a first-level cache.
-    fn chunk(&self) -> usize {
-        STEP * [0, 12, 6, 4][self.parts]
+    /// Elements of the sums that a task packs at a time, of `len`.
+    fn chunk(&self, len: usize) -> usize {
+        let most = [0, 1024, 768, 512][self.parts];
+        len.div_ceil(len.div_ceil(most)).next_multiple_of(STEP)
     }
 
     /// Blocks of lines of a task.
@@ -221,7 +249,7 @@ impl Job {
         c: *mut f32,
         c_row: usize,
     ) -> Extent {
-        let chunk = self.chunk().min(at.len());
+        let chunk = self.chunk(at.len());
         let own = Scratch::<u8>::new(blocks.len() * self.bytes(chunk));
         let mut extent = Extent::default();
         // SAFETY: the processor has AMX, or nobody would have called; the rest is passed on.
@@ -240,7 +268,11 @@ impl Job {
                 let skip = self.bytes(from - at.start);
                 for s in (0..self.shared.blocks()).step_by(2) {
                     let shared = [0, 1].map(|i| packed.wrapping_add((s + i) * whole + skip));
-                    for t in blocks.clone().step_by(2) {
+                    for (strip, t) in blocks.clone().step_by(2).enumerate() {
+                        // The next shared blocks, a share with each pair of the task's own.
+                        let share = strip * bytes / 4;
+                        let next = packed.wrapping_add((s + 2) * whole + skip + share % bytes);
+                        let next = next.wrapping_add(share / bytes % 2 * whole);
                         let split = [0, 1].map(|i| {
                             own.ptr()
                                 .cast_const()
@@ -251,7 +283,7 @@ impl Job {
                         } else {
                             ((s, shared), (t, split))
                         };
-                        self.tile(&tiles, first, second, steps, (c, c_row), add);
+                        self.tile(&tiles, first, second, steps, (c, c_row), add, next);
                     }
                 }
             }
@@ -260,6 +292,7 @@ impl Job {
     }
 
     /// Two by two tiles of the output, or what there is of them.
+    #[allow(clippy::too_many_arguments)]
     unsafe fn tile(
         &self,
         tiles: &Tiles,
@@ -268,6 +301,7 @@ impl Job {
         steps: usize,
         (c, c_row): (*mut f32, usize),
         accumulate: bool,
+        ahead: *const u8,
     ) {
         let (row, column) = (row * LINES, column * LINES);
         let (rows, columns) = (self.m - row, self.n - column);
@@ -280,19 +314,36 @@ impl Job {
             c,
             c_row,
             accumulate,
+            ahead,
         };
-        // SAFETY: passed on from the caller; where the output has no whole tiles they go to memory
-        // that has.
+        // SAFETY: passed on from the caller; what is not whole tiles in the output's own order goes
+        // to memory that has room for them.
         unsafe {
-            if rows >= m * LINES && columns >= n * LINES {
+            if !self.turned && rows >= m * LINES && columns >= n * LINES {
                 return amx::multiply(tiles, self.parts, m, n, &product);
             }
-            let mut near = [0f32; 4 * LINES * LINES];
-            (product.c, product.c_row) = (near.as_mut_ptr(), 2 * LINES);
+            const WIDTH: usize = 2 * LINES;
+            let mut near = Near([0f32; WIDTH * WIDTH]);
+            (product.c, product.c_row) = (near.0.as_mut_ptr(), WIDTH);
             product.accumulate = false;
-            amx::multiply(tiles, self.parts, m, n, &product);
-            let width = columns.min(2 * LINES);
-            for (i, sums) in near.chunks_exact(2 * LINES).enumerate().take(rows) {
+            if self.turned {
+                (product.a, product.b) = (b, a);
+                amx::multiply(tiles, self.parts, n, m, &product);
+                let across = near;
+                let (from, to) = (across.0.as_ptr(), near.0.as_mut_ptr());
+                super::engine::turn(
+                    from,
+                    WIDTH as isize,
+                    n * LINES,
+                    m * LINES,
+                    to,
+                    WIDTH as isize,
+                );
+            } else {
+                amx::multiply(tiles, self.parts, m, n, &product);
+            }
+            let width = columns.min(WIDTH);
+            for (i, sums) in near.0.chunks_exact(WIDTH).enumerate().take(rows) {
                 let to = std::slice::from_raw_parts_mut(c.add(i * c_row), width);
                 match accumulate {
                     true => to.iter_mut().zip(sums).for_each(|(c, x)| *c += x),
