@@ -5,6 +5,8 @@
 //! elements of line `i`; in one of the second ([`Format::Pairs`]) row `r` holds elements `2 r` and
 //! `2 r + 1` of each of the 16 lines. One is the other with rows and columns of 32 bits exchanged.
 
+#![allow(clippy::needless_range_loop)] // plain loops over registers
+
 use super::{LINES, STEP, TILE};
 use crate::cpu::matmul::transpose_registers;
 use std::arch::x86_64::*;
