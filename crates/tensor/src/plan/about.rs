@@ -49,7 +49,7 @@ impl About {
                 let dtype = prologue.tape.output_dtypes().next();
                 about.finish(kept * dtype.map_or(0, DType::size), epilogue);
             }
-            KernelSpec::MatMul { a, b, epilogue } => about.product(a, b, epilogue),
+            KernelSpec::MatMul { a, b, epilogue, .. } => about.product(a, b, epilogue),
             KernelSpec::Conv {
                 conv,
                 dtype,
