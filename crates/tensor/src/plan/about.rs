@@ -220,6 +220,7 @@ fn contraction(op: &Fast, inputs: &[Operand]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::precision::Precision;
 
     fn matrix(rows: usize, cols: usize) -> Operand {
         Operand {
@@ -236,6 +237,7 @@ mod tests {
         let about = About::new(&KernelSpec::MatMul {
             a,
             b,
+            precision: Precision::Highest,
             epilogue: None,
         });
         assert_eq!(about.label, "matmul 10x20x30 nt");
