@@ -13,12 +13,13 @@ import sys
 
 import numpy as np
 import torch
-from fixtures import layers, losses, metrics, npy, ops, optim, resnets, training, transformers
+from fixtures import layers, losses, metrics, npy, ops, optim, recurrent, resnets, training, transformers
 
 MAKERS = {
     "ops": ops.make,
     "layers": layers.make,
     "losses": losses.make,
+    "recurrent": recurrent.make,
     "optim": optim.make,
     "metrics": metrics.make,
     "training": training.make,

@@ -9,6 +9,7 @@
 
 mod bert;
 pub mod causal;
+mod char_rnn;
 mod cnn;
 mod encoder;
 mod gpt2;
@@ -27,6 +28,7 @@ pub use bert::{
     BertInput, mean_of_tokens,
 };
 pub use causal::CausalLm;
+pub use char_rnn::{CharRnn, CharRnnConfig, CharRnnState, RecurrentKind};
 pub use cnn::{Cnn, CnnConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use lenet::{LeNet, LeNetConfig};

@@ -6,8 +6,10 @@
 //! are fused by the planner into one kernel already.
 
 pub(crate) mod attention;
+pub(crate) mod rnn;
 
 pub use attention::Attend;
+pub use rnn::{Cell, Recur};
 
 use crate::dtype::DType;
 use crate::grad::vjp_of;
@@ -82,6 +84,13 @@ pub enum Fast {
     /// `[q, k, v, mask if any, flat, dflat] -> dq [b, t, h, d], dk [b, s, g, d], dv [b, s, g, e]`,
     /// flat.
     AttentionGrad(Attend),
+    /// `[x [t, b, gates h], weight [gates h, h], bias [biases h], h0 [b, h], c0 [b, h] if an LSTM,
+    /// mask [t, b] if any] -> flat`: the states `[t, b, h]`, an LSTM's last cell `[b, h]`, and what
+    /// the gradient needs.
+    Recurrent(Recur),
+    /// `[x, weight, bias, h0, c0 if any, mask if any, flat, dstates, dcell if any] -> flat`: the
+    /// gradients of the gates' sums `[t, b, biases h]`, of the bias, `h0` and `c0`.
+    RecurrentGrad(Recur),
 }
 
 /// The windows of a pooling over the last two axes.
@@ -141,6 +150,25 @@ impl Fast {
             masked: true,
             ..plain
         };
+        let walk = |cell, reverse, masked, keeps| Recur {
+            cell,
+            reverse,
+            masked,
+            keeps,
+        };
+        let recurrent = [
+            walk(Cell::Lstm, false, false, true),
+            walk(Cell::Lstm, true, true, true),
+            walk(Cell::Gru, false, true, true),
+            walk(Cell::Gru, true, false, true),
+            walk(Cell::Tanh, true, true, true),
+            walk(Cell::Relu, false, false, true),
+        ];
+        let forgetful = [
+            walk(Cell::Lstm, true, true, false),
+            walk(Cell::Gru, false, false, false),
+            walk(Cell::Tanh, false, true, false),
+        ];
         let ignore_index = -100;
         let mut all = Vec::new();
         macro_rules! examples {
@@ -169,6 +197,8 @@ impl Fast {
             Fast::AvgPoolGrad(..) => [window, inner].map(|w| Fast::AvgPoolGrad(w, [7, 6])),
             Fast::Attention(_) => [plain, masked].map(Fast::Attention),
             Fast::AttentionGrad(_) => [plain, masked].map(Fast::AttentionGrad),
+            Fast::Recurrent(_) => recurrent.into_iter().chain(forgetful).map(Fast::Recurrent),
+            Fast::RecurrentGrad(_) => recurrent.map(Fast::RecurrentGrad),
         }
         all
     }
@@ -192,6 +222,8 @@ impl Fast {
             Fast::AvgPoolGrad(..) => "avg_pool_grad",
             Fast::Attention(_) => "attention",
             Fast::AttentionGrad(_) => "attention_grad",
+            Fast::Recurrent(_) => "recurrent",
+            Fast::RecurrentGrad(_) => "recurrent_grad",
         }
     }
 
@@ -211,6 +243,7 @@ impl Fast {
             | Fast::BatchNormGrad { eps } => h(eps.to_bits()),
             Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
             Fast::Attention(a) | Fast::AttentionGrad(a) => a.hash(h),
+            Fast::Recurrent(r) | Fast::RecurrentGrad(r) => r.hash(h),
             Fast::AvgPoolGrad(w, size) => {
                 w.hash(h);
                 size.iter().for_each(|&s| h(s as u64));
@@ -269,6 +302,8 @@ impl Fast {
                 shapes.extend([flat.clone(), flat]);
                 shapes
             }
+            Fast::Recurrent(r) => rnn::input_shapes(r, given)?,
+            Fast::RecurrentGrad(r) => rnn::grad_input_shapes(r, given)?,
         })
     }
 
@@ -339,6 +374,8 @@ impl Fast {
             }
             Fast::Attention(_) => attention::infer(x, inputs[2].0),
             Fast::AttentionGrad(_) => attention::infer_grad(x, inputs[1].0, inputs[2].0),
+            Fast::Recurrent(r) => rnn::infer(r, x, inputs[3].0),
+            Fast::RecurrentGrad(r) => rnn::infer_grad(r, x, inputs[3].0),
             _ => x.clone(),
         };
         (shape, dtype)
@@ -437,6 +474,8 @@ impl Fast {
             }
             Fast::Attention(a) => attention::define(a, inputs),
             Fast::AttentionGrad(a) => attention::define_grad(a, inputs),
+            Fast::Recurrent(r) => rnn::define(r, inputs),
+            Fast::RecurrentGrad(r) => rnn::define_grad(r, inputs),
         }
     }
 
@@ -486,6 +525,7 @@ impl Fast {
             }
             Fast::AvgPoolGrad(w, _) => vec![fast(Fast::AvgPool(*w), &[g])],
             Fast::Attention(a) => attention::vjp(a, inputs, y, g),
+            Fast::Recurrent(r) => rnn::vjp(r, inputs, y, g),
             // Second order: through the definition.
             Fast::SoftmaxGrad { .. }
             | Fast::CrossEntropyGrad { .. }
@@ -493,7 +533,8 @@ impl Fast {
             | Fast::LayerNormGradWeight { .. }
             | Fast::BatchNormGrad { .. }
             | Fast::MaxPoolGrad(_)
-            | Fast::AttentionGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
+            | Fast::AttentionGrad(_)
+            | Fast::RecurrentGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
         }
     }
 

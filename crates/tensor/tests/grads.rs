@@ -283,11 +283,51 @@ fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
             }
             (inputs, with_grad)
         }
+        Fast::Recurrent(recur) | Fast::RecurrentGrad(recur) => {
+            let is_grad = matches!(op, Fast::RecurrentGrad(_));
+            let mut inputs = recurrent_inputs(recur, [3, 2, 3], dtype);
+            let mut with_grad: Vec<usize> = (0..inputs.len() - recur.masked as usize).collect();
+            if is_grad && recur.cell == Cell::Relu {
+                // Flat in everything that only decides which side of the kink a sum lies on.
+                with_grad = vec![1];
+            }
+            if is_grad {
+                let flat = Fast::Recurrent(*recur).define(&inputs).eval().clone();
+                inputs.extend([flat, r(&[3, 2, 3])]);
+                with_grad.push(inputs.len() - 1);
+                if recur.cell == Cell::Lstm {
+                    inputs.push(r(&[2, 3]));
+                    with_grad.push(inputs.len() - 1);
+                }
+            }
+            (inputs, with_grad)
+        }
         Fast::AvgPoolGrad(w, s) => (
             vec![r(&[2, 1, w.out_size(0, s[0]), w.out_size(1, s[1])])],
             vec![0],
         ),
     }
+}
+
+/// Inputs of a recurrent layer over `[time, batch, hidden]`.
+fn recurrent_inputs(r: &Recur, [t, b, h]: [usize; 3], dtype: DType) -> Vec<Tensor> {
+    let rand = |shape: &[usize]| rand(shape, -1., 1.).to_dtype(dtype).eval().clone();
+    let gates = r.cell.gates() * h;
+    let mut inputs = vec![
+        rand(&[t, b, gates]),
+        rand(&[gates, h]),
+        rand(&[r.cell.biases() * h]),
+        rand(&[b, h]),
+    ];
+    inputs.extend((r.cell == Cell::Lstm).then(|| rand(&[b, h])));
+    // Sequences of different lengths, one of them empty.
+    let mask = || {
+        let seen = (0..t * b).map(|i| (i / b < (i % b * 2) % (t + 1)) as u8 as f64);
+        let mask = Tensor::from_vec(seen.collect::<Vec<_>>(), [t, b]);
+        mask.to_dtype(dtype).eval().clone()
+    };
+    inputs.extend(r.masked.then(mask));
+    inputs
 }
 
 #[test]
@@ -335,6 +375,10 @@ fn fused_ops_to_second_order() {
                 // The result passed along is that of the inputs.
                 let given = 3 + a.masked as usize;
                 all[given] = Fast::Attention(*a).define(&all[..given]).detach();
+            }
+            if let Fast::RecurrentGrad(r) = &op {
+                let given = 4 + (r.cell == Cell::Lstm) as usize + r.masked as usize;
+                all[given] = Fast::Recurrent(*r).define(&all[..given]).detach();
             }
             op.apply(&all)
         };
@@ -455,4 +499,72 @@ fn attention_reads_any_strides_and_gives_zeros_to_the_blind() {
         g.iter()
             .all(|g| g.to_f64_vec().iter().all(|v| v.is_finite()))
     );
+}
+
+/// Sizes that fill registers, tiles and tasks unevenly, with the gradients that layers ask for: of
+/// states and last cell, not of what is kept besides.
+#[test]
+fn long_sequences_agree_with_their_definition() {
+    seeded();
+    let cells = [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru];
+    for (cell, [t, b, h]) in cells.into_iter().flat_map(|cell| {
+        let sizes = [[5, 37, 21], [1, 3, 40], [2, 1, 16], [4, 0, 3]];
+        sizes.map(|size| (cell, size))
+    }) {
+        for (dtype, reverse, masked) in [
+            (DType::F64, false, false),
+            (DType::F64, true, true),
+            (DType::F32, false, true),
+        ] {
+            println!("{cell:?} {t} {b} {h} {dtype} {reverse} {masked}");
+            let recur = Recur {
+                cell,
+                reverse,
+                masked,
+                keeps: true,
+            };
+            let mut inputs = recurrent_inputs(&recur, [t, b, h], dtype);
+            // Random weights of this size would make the states chaotic.
+            inputs[1] = (&inputs[1] * 0.3).eval().clone();
+            let run = |x: &[Tensor]| {
+                let c0 = (cell == Cell::Lstm).then(|| &x[4]);
+                let options = Recurrence {
+                    cell,
+                    reverse,
+                    mask: recur.masked.then(|| x.last().unwrap()),
+                };
+                let (y, last, c) = x[0].recurrent(&x[1], &x[2], &x[3], c0, options);
+                let states = (&y * y.shape().iter().sum::<usize>() as f64).sin().sum(..);
+                let cell = c.map_or(Tensor::zeros((), dtype), |c| c.cos().sum(..));
+                (
+                    Tensor::cat(&[y, last.unsqueeze(0)], 0),
+                    states + last.sum(..) + cell,
+                )
+            };
+            let targets: Vec<&Tensor> =
+                inputs[..4 + (cell == Cell::Lstm) as usize].iter().collect();
+            let of = |fast: bool| {
+                let options = Options { fast, ..options() };
+                with_options(options, || {
+                    record(|| {
+                        let (y, loss) = run(&inputs);
+                        let mut all = grad_of(&loss, &targets);
+                        all.push(y);
+                        all.iter().for_each(|t| {
+                            t.eval();
+                        });
+                        all
+                    })
+                })
+            };
+            let forgetful = run(&inputs).0;
+            let (one, two) = (of(true), of(false));
+            let tolerance = if dtype == DType::F64 { 1e-12 } else { 2e-5 };
+            assert_close(&forgetful, two.last().unwrap(), tolerance);
+            for (a, b) in one.iter().zip(&two) {
+                let largest = b.to_f64_vec().iter().fold(1.0, |m: f64, v| m.max(v.abs()));
+                assert_close(&(a / largest), &(b / largest), tolerance);
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod linear;
 mod norm;
 mod pool;
 mod position;
+mod recurrent;
 mod reshape;
 mod rms_norm;
 mod transformer;
@@ -27,6 +28,7 @@ pub use linear::Linear;
 pub use norm::{BatchNorm1d, BatchNorm2d, LayerNorm};
 pub use pool::{AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
 pub use position::{RelativeBuckets, Rotary, Turns, alibi_bias, sinusoidal_positions};
+pub use recurrent::{GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell, RecurrentActivation};
 pub use reshape::{Flatten, Identity};
 pub use rms_norm::RMSNorm;
 pub use transformer::{

@@ -16,6 +16,7 @@ pub mod matmul;
 pub mod pool;
 pub mod pool2d;
 pub mod reduce;
+mod rnn;
 pub mod rows;
 pub mod scan;
 pub mod simd;

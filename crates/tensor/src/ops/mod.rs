@@ -11,8 +11,10 @@ mod movement;
 mod norm;
 mod pool;
 mod random;
+mod recurrent;
 mod reduce;
 
 pub use attention::Attention;
 pub use conv::ConvSpec;
 pub use random::{RngState, manual_seed, rng_state, set_rng_state};
+pub use recurrent::Recurrence;

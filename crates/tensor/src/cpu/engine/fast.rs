@@ -4,11 +4,12 @@ use super::{index_error, ptr, start};
 use crate::cpu::attention::{self, Array, Attention, Inputs};
 use crate::cpu::matmul::Block;
 use crate::cpu::pool2d::{self, Pooling};
+use crate::cpu::rnn::{self, Given, Walk};
 use crate::cpu::rows::{self, BatchNormGrad, LayerNormGrad, RowFloat};
 use crate::dtype::DType;
 use crate::engine::{Arg, Kernel, Operand};
 use crate::error::Result;
-use crate::fast::{Attend, Fast, Window};
+use crate::fast::{Attend, Fast, Recur, Window};
 use crate::shape::Shape;
 use crate::tape::Slots;
 use smallvec::SmallVec;
@@ -155,6 +156,23 @@ impl<T: RowFloat + Block> Kernel for Fused<T> {
                 // SAFETY: as above.
                 unsafe { attention::backward(&sizes, &inputs, y, dy, out.as_mut_ptr()) };
             }
+            Fast::Recurrent(r) => {
+                let (walk, inputs) = self.recurrent(r, &io);
+                rnn::forward(&walk, &inputs, out);
+            }
+            Fast::RecurrentGrad(r) => {
+                let (walk, inputs) = self.recurrent(r, &io);
+                let next = 4 + r.cell.has_memory() as usize + r.masked as usize;
+                let given = Given {
+                    flat: io.read(next),
+                    dout: io.read(next + 1),
+                    dcell: match r.cell.has_memory() {
+                        true => io.read(next + 2),
+                        false => &[],
+                    },
+                };
+                rnn::backward(&walk, &inputs, &given, out);
+            }
             Fast::AvgPoolGrad(w, _) => self.pool(Pooling::AvgGrad, w, args, None, Some(0)),
         }
         Ok(())
@@ -196,6 +214,29 @@ impl<T: RowFloat + Block> Fused<T> {
             mask: a.masked.then(|| array(3)),
         };
         (sizes, inputs)
+    }
+
+    /// Sizes and inputs of a recurrent layer.
+    fn recurrent<'a>(&self, r: &Recur, io: &Operands<'a, T>) -> (Walk, rnn::Inputs<'a, T>) {
+        let (x, h0) = (&self.inputs[0].layout.shape, &self.inputs[3].layout.shape);
+        let walk = Walk {
+            recur: *r,
+            steps: x[0],
+            batch: x[1],
+            hidden: h0[1],
+        };
+        let inputs = rnn::Inputs {
+            x: io.read(0),
+            weight: io.read(1),
+            bias: io.read(2),
+            h0: io.read(3),
+            c0: match r.cell.has_memory() {
+                true => io.read(4),
+                false => &[],
+            },
+            mask: r.mask().map(|i| io.read(i)),
+        };
+        (walk, inputs)
     }
 
     /// A pooling with the input and the output's gradient at the given operands.

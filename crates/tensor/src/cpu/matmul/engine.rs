@@ -22,6 +22,7 @@ const TASK_ROWS: usize = 192;
 const REUSE: usize = 4;
 
 /// A planned product of `p x k` and `k x q` matrices whose vectors run along `q`.
+#[derive(Clone, Copy)]
 pub struct Job<T> {
     p: usize,
     q: usize,
@@ -313,6 +314,59 @@ impl<T: Float> Packed<T> {
             .map_or(std::ptr::null(), |c| c.ptr().cast_const());
         // SAFETY: passed on from the caller.
         unsafe { self.job.compute(rows, panels, a, b, c, c_row, false) }
+    }
+}
+
+/// A second operand that is used many times, packed once. See [`super::float::Right`].
+pub struct PackedRight<T> {
+    job: Job<T>,
+    copy: Scratch<T>,
+}
+
+impl<T: Float> PackedRight<T> {
+    /// Packs `b` (`k x q`), on all threads.
+    ///
+    /// # Safety
+    /// `b` must be readable; AVX-512F is needed.
+    pub unsafe fn new(q: usize, k: usize, b: Matrix<T>) -> Self {
+        let any = Matrix {
+            ptr: std::ptr::null(),
+            row: k as isize,
+            col: 1,
+        };
+        let job = Job::plan(MAX_ROWS[1], q, k, any, b, false);
+        let width = job.width();
+        let copy = Scratch::<T>::new(job.panels() * width * k);
+        let dst = Out(copy.ptr());
+        pool::run_chunks(job.panels(), (16_384 / (width * k)).max(1), |r| {
+            let dst = &dst;
+            // SAFETY: each panel is packed by one task.
+            unsafe { job.pack_b(r, dst.0) }
+        });
+        PackedRight { job, copy }
+    }
+
+    /// Writes, or adds, `a x b` to rows of `c`, on the calling thread.
+    ///
+    /// # Safety
+    /// `a` must be readable for `rows` rows, `c` writable for as many, `c_row` apart.
+    pub unsafe fn multiply(
+        &self,
+        rows: usize,
+        a: Matrix<T>,
+        c: *mut T,
+        c_row: isize,
+        accumulate: bool,
+    ) {
+        let job = Job {
+            p: rows,
+            a,
+            ..self.job
+        };
+        let (panels, b) = (0..job.panels(), self.copy.ptr().cast_const());
+        let none = std::ptr::null();
+        // SAFETY: passed on from the caller.
+        unsafe { job.compute(0..rows, panels, none, b, c, c_row, accumulate) }
     }
 }
 

@@ -246,6 +246,57 @@ impl Tiled for f32 {
     }
 }
 
+/// A second operand (`k x n`) that is used for many products with few rows.
+pub(in crate::cpu) struct Right<T> {
+    n: usize,
+    k: usize,
+    b: Matrix<T>,
+    #[cfg(target_arch = "x86_64")]
+    packed: Option<engine::PackedRight<T>>,
+}
+
+impl<T: Block> Right<T> {
+    /// Prepares `b` for about so many products.
+    ///
+    /// # Safety
+    /// `b` must be readable, now and while the result is used.
+    pub unsafe fn new(n: usize, k: usize, b: Matrix<T>, products: usize) -> Self {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = products;
+        Right {
+            n,
+            k,
+            b,
+            #[cfg(target_arch = "x86_64")]
+            packed: (avx512() && products > 2)
+                // SAFETY: passed on from the caller, and the feature was looked for.
+                .then(|| unsafe { engine::PackedRight::new(n, k, b) }),
+        }
+    }
+
+    /// Writes, or adds, `a x b` to `rows` rows of `c` that are `c_row` apart, on the calling
+    /// thread.
+    ///
+    /// # Safety
+    /// As for [`matmul`](super::matmul), for `c` too.
+    pub unsafe fn multiply(
+        &self,
+        rows: usize,
+        a: Matrix<T>,
+        c: *mut T,
+        c_row: isize,
+        accumulate: bool,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(packed) = &self.packed {
+            // SAFETY: passed on from the caller.
+            return unsafe { packed.multiply(rows, a, c, c_row, accumulate) };
+        }
+        // SAFETY: passed on from the caller.
+        unsafe { T::block(rows, self.n, self.k, a, self.b, c, c_row, accumulate) }
+    }
+}
+
 struct Out<T>(*mut T);
 // SAFETY: tasks write disjoint rows.
 unsafe impl<T> Sync for Out<T> {}

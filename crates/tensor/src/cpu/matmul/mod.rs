@@ -20,7 +20,7 @@ pub(super) use avx512::{
 };
 #[cfg(target_arch = "x86_64")]
 pub(super) use engine::{Float, turn};
-pub(super) use float::{Block, Left};
+pub(super) use float::{Block, Left, Right};
 #[cfg(target_arch = "x86_64")]
 pub(super) use pack::{panel as pack_panel, transpose_registers};
 

@@ -57,7 +57,7 @@ const GROUP: usize = 2048;
 const PARTS: usize = 64;
 
 /// A mutable slice that tasks take disjoint parts of.
-struct Shared<'a, T> {
+pub(super) struct Shared<'a, T> {
     ptr: *mut T,
     len: usize,
     life: PhantomData<&'a mut [T]>,
@@ -66,7 +66,7 @@ struct Shared<'a, T> {
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
-    fn new(slice: &'a mut [T]) -> Self {
+    pub fn new(slice: &'a mut [T]) -> Self {
         Shared {
             ptr: slice.as_mut_ptr(),
             len: slice.len(),
@@ -76,7 +76,7 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// Parts that are alive at the same time must not overlap.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: inside the slice, and alone by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
