@@ -56,3 +56,8 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/training.md")]
 struct TrainingPage;
+
+/// The programs of `docs/transformers.md` run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/transformers.md")]
+struct TransformersPage;

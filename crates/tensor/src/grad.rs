@@ -1,12 +1,15 @@
 //! Automatic differentiation: the derivative rule of every primitive on one screen, and the walk
 //! that applies them. Rules build graph, so gradients have gradients.
 
+mod patches;
+
 use crate::module::Module;
 use crate::node::{Group, IdMap, Node, Segment, current_scope, next_id, record};
 use crate::prim::{Conv, Face, Prim, ReduceOp, SliceSpec};
 use crate::shape::Shape;
 use crate::tape::{Binary, Unary};
 use crate::tensor::Tensor;
+use patches::Patches;
 use smallvec::{SmallVec, smallvec};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -367,7 +370,19 @@ struct Visit {
     inputs: SmallVec<[u32; 3]>,
     /// Whether a target lies at or below.
     leads: bool,
-    cotangent: Option<Tensor>,
+    /// The sum of what has come back, but for the patches.
+    sum: Option<Tensor>,
+    patches: Patches,
+}
+
+impl Visit {
+    /// The sum of all that has come back.
+    fn cotangent(&self) -> Option<Tensor> {
+        match (&self.sum, self.patches.whole()) {
+            (Some(sum), Some(patches)) => Some(sum + patches),
+            (sum, patches) => sum.clone().or(patches),
+        }
+    }
 }
 
 /// The reverse sweep: from outputs with their cotangents to the cotangents of `targets`; `None`
@@ -432,7 +447,8 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
             tensor,
             inputs,
             leads,
-            cotangent: None,
+            sum: None,
+            patches: Patches::default(),
         });
     }
 
@@ -442,7 +458,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     let mut replays = Replays::default();
     for i in (0..visits.len()).rev() {
         let visit = &visits[i];
-        let (true, Some(g)) = (visit.leads, visit.cotangent.clone()) else {
+        let (true, Some(g)) = (visit.leads, visit.cotangent()) else {
             continue;
         };
         if !visit.inputs.iter().any(|&j| visits[j as usize].leads) {
@@ -465,7 +481,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     let result = |t: &&Tensor| {
         index
             .get(&t.0.id)
-            .and_then(|&i| visits[i as usize].cotangent.clone())
+            .and_then(|&i| visits[i as usize].cotangent())
     };
     targets.iter().map(result).collect()
 }
@@ -483,7 +499,10 @@ fn add_cotangent(visit: &mut Visit, g: Tensor) {
         "{}",
         visit.tensor.0.prim.name()
     );
-    visit.cotangent = Some(match visit.cotangent.take() {
+    if visit.patches.take(&g) {
+        return;
+    }
+    visit.sum = Some(match visit.sum.take() {
         Some(sum) => sum + g,
         None => g,
     });

@@ -568,3 +568,49 @@ fn long_sequences_agree_with_their_definition() {
         }
     }
 }
+
+/// Several slices of one tensor: side by side, with gaps, few, overlapping, stepping, of several axes.
+#[test]
+fn slices_of_one_tensor() {
+    seeded();
+    let x = rand([7, 6], -1., 1.);
+    type F = fn(&Tensor) -> Vec<Tensor>;
+    let cases: &[(&str, F)] = &[
+        ("thirds", |x| x.split(2, 1)),
+        ("out of order, with gaps", |x| {
+            vec![x.narrow(0, 5, 1), x.narrow(0, 1, 3)]
+        }),
+        ("one, from the start", |x| vec![x.narrow(1, 0, 5)]),
+        ("few", |x| vec![x.select(0, 4), x.select(0, 2)]),
+        ("overlapping", |x| {
+            vec![x.narrow(0, 0, 4), x.narrow(0, 4, 3), x.narrow(0, 3, 2)]
+        }),
+        ("stepping", |x| {
+            vec![x.slice(0, 0, 7, 2), x.slice(0, 1, 7, 2), x.flip(1)]
+        }),
+        ("two axes", |x| {
+            let rows = |at, len| x.narrow(0, at, len);
+            vec![rows(0, 3).narrow(1, 0, 4), rows(3, 4).narrow(1, 1, 5)]
+        }),
+        ("twice the same", |x| {
+            vec![x.narrow(1, 2, 2), x.narrow(1, 2, 2), x.clone()]
+        }),
+        ("of padding", |x| {
+            vec![
+                x.pad(&[(1, 2), (0, 3)], 0.5).narrow(0, 2, 6),
+                x.narrow(0, 0, 2),
+            ]
+        }),
+    ];
+    for (name, parts) in cases {
+        println!("{name}");
+        check_grads(
+            |x| {
+                let powers = parts(&x[0]).into_iter().enumerate();
+                let sums = powers.map(|(i, part)| part.powf(2.0 + i as f64).sum(..));
+                sums.reduce(|a, b| a * 0.5 + b).unwrap()
+            },
+            std::slice::from_ref(&x),
+        );
+    }
+}
