@@ -4,11 +4,13 @@
 //! among tasks, each of which packs its own, so many elements at a time that they stay in its
 //! second-level cache: the unit is fast enough for everything else to be a matter of memory.
 
+use super::engine::turn;
 use super::float::Block;
 use super::{After, Matrix, Scratch};
 use crate::cpu::amx::{self, Extent, Format, LINES, Lines, Product, STEP, TILE, Tiles};
 use crate::cpu::{pool, simd};
 use crate::precision::Precision;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Most lines of a task.
@@ -54,6 +56,11 @@ impl Side {
         self.lines.div_ceil(LINES)
     }
 
+    /// How many blocks there are of `block` and the next.
+    fn pair(&self, block: usize) -> usize {
+        (self.blocks() - block).min(2)
+    }
+
     /// Packs elements `at` of block `block`.
     unsafe fn pack(&self, parts: usize, block: usize, at: Range<usize>, dst: *mut u8) -> Extent {
         let first = (block * LINES) as isize * self.line + at.start as isize * self.step;
@@ -79,10 +86,13 @@ impl<T> Out<T> {
     }
 }
 
+/// Lines of two blocks.
+const WIDTH: usize = 2 * LINES;
+
 /// Two by two tiles of an output.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Near([f32; 4 * LINES * LINES]);
+struct Sums([f32; WIDTH * WIDTH]);
 
 /// A planned product.
 struct Job {
@@ -251,6 +261,8 @@ impl Job {
     ) -> Extent {
         let chunk = self.chunk(at.len());
         let own = Scratch::<u8>::new(blocks.len() * self.bytes(chunk));
+        // Two by two tiles of the output for each pair of the task's blocks.
+        let sums = Scratch::<Sums>::new(blocks.len().div_ceil(2));
         let mut extent = Extent::default();
         // SAFETY: the processor has AMX, or nobody would have called; the rest is passed on.
         unsafe {
@@ -263,27 +275,48 @@ impl Job {
                     extent = extent.and(self.split.pack(self.parts, block, some.clone(), dst));
                 }
                 let steps = some.len().div_ceil(STEP);
-                let add = from > 0;
                 let whole = self.bytes(at.len());
-                let skip = self.bytes(from - at.start);
+                // Two blocks of the shared side go along with all of the task's own, few steps at a time
+                // where there are so few instructions per step that they must come from the
+                // first-level cache.
+                let run = match blocks.len() {
+                    ..=4 => steps,
+                    _ => [0, 8, 8, 16][self.parts],
+                };
                 for s in (0..self.shared.blocks()).step_by(2) {
-                    let shared = [0, 1].map(|i| packed.wrapping_add((s + i) * whole + skip));
-                    for (strip, t) in blocks.clone().step_by(2).enumerate() {
-                        // The next shared blocks, a share with each pair of the task's own.
-                        let share = strip * bytes / 4;
-                        let next = packed.wrapping_add((s + 2) * whole + skip + share % bytes);
-                        let next = next.wrapping_add(share / bytes % 2 * whole);
-                        let split = [0, 1].map(|i| {
-                            own.ptr()
-                                .cast_const()
-                                .wrapping_add((t - blocks.start + i) * bytes)
-                        });
-                        let (first, second) = if self.by_rows {
-                            ((t, split), (s, shared))
-                        } else {
-                            ((s, shared), (t, split))
-                        };
-                        self.tile(&tiles, first, second, steps, (c, c_row), add, next);
+                    let pair = packed.wrapping_add(s * whole + self.bytes(from - at.start));
+                    let mut ahead = 0;
+                    for step in (0..steps).step_by(run) {
+                        let now = run.min(steps - step);
+                        let skip = step * self.parts * TILE;
+                        let shared = [0, 1].map(|i| pair.wrapping_add(i * whole + skip));
+                        for (i, t) in blocks.clone().step_by(2).enumerate() {
+                            let own = own.ptr().cast_const().wrapping_add(2 * i * bytes + skip);
+                            // The next two blocks, a share with each call.
+                            let next = pair.wrapping_add((2 + ahead / bytes % 2) * whole);
+                            let mut product = Product {
+                                a: [own, own.wrapping_add(bytes)],
+                                b: shared,
+                                steps: now,
+                                c: sums.ptr().add(i).cast(),
+                                c_row: WIDTH,
+                                accumulate: step > 0,
+                                ahead: next.wrapping_add(ahead % bytes),
+                            };
+                            ahead += now * self.parts * TILE / 4;
+                            let mut counts = [self.split.pair(t), self.shared.pair(s)];
+                            if self.shared.format == Format::Rows {
+                                std::mem::swap(&mut product.a, &mut product.b);
+                                counts.swap(0, 1);
+                            }
+                            amx::multiply(&tiles, self.parts, counts[0], counts[1], &product);
+                        }
+                    }
+                    for (i, t) in blocks.clone().step_by(2).enumerate() {
+                        let (row, column) = if self.by_rows { (t, s) } else { (s, t) };
+                        let (row, column) = (row * LINES, column * LINES);
+                        let c = c.wrapping_add(row * c_row + column);
+                        self.write(&*sums.ptr().add(i), (row, column), (c, c_row), from > 0);
                     }
                 }
             }
@@ -291,63 +324,41 @@ impl Job {
         extent
     }
 
-    /// Two by two tiles of the output, or what there is of them.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile(
+    /// Writes sums to their place in the output, or adds them.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn write(
         &self,
-        tiles: &Tiles,
-        (row, a): (usize, [*const u8; 2]),
-        (column, b): (usize, [*const u8; 2]),
-        steps: usize,
+        sums: &Sums,
+        (row, column): (usize, usize),
         (c, c_row): (*mut f32, usize),
         accumulate: bool,
-        ahead: *const u8,
     ) {
-        let (row, column) = (row * LINES, column * LINES);
-        let (rows, columns) = (self.m - row, self.n - column);
-        let (m, n) = (1 + (rows > LINES) as usize, 1 + (columns > LINES) as usize);
-        let c = c.wrapping_add(row * c_row + column);
-        let mut product = Product {
-            a,
-            b,
-            steps,
-            c,
-            c_row,
-            accumulate,
-            ahead,
-        };
-        // SAFETY: passed on from the caller; what is not whole tiles in the output's own order goes
-        // to memory that has room for them.
+        let (rows, columns) = ((self.m - row).min(WIDTH), (self.n - column).min(WIDTH));
+        let mut turned = MaybeUninit::<Sums>::uninit();
+        let mut from = sums.0.as_ptr();
+        // SAFETY: both have room for all tiles; the processor has AVX-512; the output has these rows
+        // and columns.
         unsafe {
-            if !self.turned && rows >= m * LINES && columns >= n * LINES {
-                return amx::multiply(tiles, self.parts, m, n, &product);
-            }
-            const WIDTH: usize = 2 * LINES;
-            let mut near = Near([0f32; WIDTH * WIDTH]);
-            (product.c, product.c_row) = (near.0.as_mut_ptr(), WIDTH);
-            product.accumulate = false;
             if self.turned {
-                (product.a, product.b) = (b, a);
-                amx::multiply(tiles, self.parts, n, m, &product);
-                let across = near;
-                let (from, to) = (across.0.as_ptr(), near.0.as_mut_ptr());
-                super::engine::turn(
-                    from,
-                    WIDTH as isize,
-                    n * LINES,
-                    m * LINES,
-                    to,
-                    WIDTH as isize,
-                );
-            } else {
-                amx::multiply(tiles, self.parts, m, n, &product);
+                let to = turned.as_mut_ptr().cast::<f32>();
+                turn(from, WIDTH as isize, WIDTH, WIDTH, to, WIDTH as isize);
+                from = to;
             }
-            let width = columns.min(WIDTH);
-            for (i, sums) in near.0.chunks_exact(WIDTH).enumerate().take(rows) {
-                let to = std::slice::from_raw_parts_mut(c.add(i * c_row), width);
-                match accumulate {
-                    true => to.iter_mut().zip(sums).for_each(|(c, x)| *c += x),
-                    false => to.copy_from_slice(&sums[..width]),
+            for i in 0..rows {
+                let (from, to) = (from.add(i * WIDTH), c.add(i * c_row));
+                if columns == WIDTH {
+                    // A constant length, so that no function is called.
+                    type Row = [f32; WIDTH];
+                    let (from, to) = (from.cast::<Row>(), to.cast::<Row>());
+                    match accumulate {
+                        true => (*to).iter_mut().zip(&*from).for_each(|(c, x)| *c += x),
+                        false => *to = *from,
+                    }
+                } else {
+                    for j in 0..columns {
+                        let before = if accumulate { *to.add(j) } else { 0.0 };
+                        *to.add(j) = before + *from.add(j);
+                    }
                 }
             }
         }
