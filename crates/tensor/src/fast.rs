@@ -47,13 +47,9 @@ pub enum Fast {
         /// Added to the variance.
         eps: f64,
     },
-    /// `[x, weight, dy] -> dx`.
+    /// `[x, weight, dy] -> dx`, then `dweight` and `dbias [last axis]`, flat: all come from one
+    /// pass over `x` and `dy`.
     LayerNormGrad {
-        /// Added to the variance.
-        eps: f64,
-    },
-    /// `[x, dy] -> dweight [last axis]`.
-    LayerNormGradWeight {
         /// Added to the variance.
         eps: f64,
     },
@@ -188,7 +184,6 @@ impl Fast {
             Fast::CrossEntropyGrad { .. } => [Fast::CrossEntropyGrad { ignore_index }],
             Fast::LayerNorm { .. } => [Fast::LayerNorm { eps }],
             Fast::LayerNormGrad { .. } => [Fast::LayerNormGrad { eps }],
-            Fast::LayerNormGradWeight { .. } => [Fast::LayerNormGradWeight { eps }],
             Fast::BatchNorm { .. } => [Fast::BatchNorm { eps }],
             Fast::BatchNormGrad { .. } => [Fast::BatchNormGrad { eps }],
             Fast::MaxPool(_) => [Fast::MaxPool(window)],
@@ -213,7 +208,6 @@ impl Fast {
             Fast::CrossEntropyGrad { .. } => "cross_entropy_grad",
             Fast::LayerNorm { .. } => "layer_norm",
             Fast::LayerNormGrad { .. } => "layer_norm_grad",
-            Fast::LayerNormGradWeight { .. } => "layer_norm_grad_weight",
             Fast::BatchNorm { .. } => "batch_norm",
             Fast::BatchNormGrad { .. } => "batch_norm_grad",
             Fast::MaxPool(_) => "max_pool",
@@ -238,7 +232,6 @@ impl Fast {
             }
             Fast::LayerNorm { eps }
             | Fast::LayerNormGrad { eps }
-            | Fast::LayerNormGradWeight { eps }
             | Fast::BatchNorm { eps }
             | Fast::BatchNormGrad { eps } => h(eps.to_bits()),
             Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
@@ -272,10 +265,6 @@ impl Fast {
             Fast::CrossEntropyGrad { .. } => vec![x.clone(), rows()?, rows()?],
             Fast::LayerNorm { .. } => vec![x.clone(), last()?, last()?],
             Fast::LayerNormGrad { .. } => vec![x.clone(), last()?, x],
-            Fast::LayerNormGradWeight { .. } => {
-                last()?;
-                vec![x.clone(), x]
-            }
             Fast::BatchNorm { .. } => {
                 let c = channels()?;
                 vec![x, c.clone(), c.clone(), c.clone(), c]
@@ -361,7 +350,7 @@ impl Fast {
         let (x, dtype) = inputs[0];
         let shape = match self {
             Fast::CrossEntropy { .. } => inputs[1].0.clone(),
-            Fast::LayerNormGradWeight { .. } => Shape::from([x[x.len() - 1]]),
+            Fast::LayerNormGrad { .. } => Shape::from([x.numel() + 2 * x[x.len() - 1]]),
             Fast::BatchNormGrad { .. } => Shape::from([x.numel() + 2 * x[1]]),
             Fast::MaxPool(w) | Fast::AvgPool(w) => {
                 w.out_shape(x).expect("the inputs have been checked")
@@ -429,13 +418,11 @@ impl Fast {
             }
             Fast::LayerNormGrad { eps } => {
                 let (xhat, rstd) = standardise(x, *eps);
-                let g = &inputs[2] * &inputs[1];
-                (&g - g.mean_keepdim(-1) - &xhat * (&g * &xhat).mean_keepdim(-1)) * rstd
-            }
-            Fast::LayerNormGradWeight { eps } => {
-                let (xhat, _) = standardise(x, *eps);
-                let rows: Vec<isize> = (0..x.rank() as isize - 1).collect();
-                (xhat * &inputs[1]).sum(rows)
+                let (dy, rows) = (&inputs[2], all_but_last(x));
+                let g = dy * &inputs[1];
+                let dx = (&g - g.mean_keepdim(-1) - &xhat * (&g * &xhat).mean_keepdim(-1)) * rstd;
+                let (dweight, dbias) = ((xhat * dy).sum(rows.clone()), dy.sum(rows));
+                Tensor::cat(&[dx.flatten(0, -1), dweight, dbias], 0)
             }
             Fast::BatchNorm { eps } => {
                 let (xhat, _) = standardise_channels(x, *eps);
@@ -492,31 +479,17 @@ impl Fast {
                 vec![fast(op, &[&inputs[0], &inputs[1], g]), None]
             }
             Fast::LayerNorm { eps } => {
-                let (x, weight) = (&inputs[0], &inputs[1]);
-                let rows: Vec<isize> = (0..x.rank() as isize - 1).collect();
-                vec![
-                    fast(Fast::LayerNormGrad { eps: *eps }, &[x, weight, g]),
-                    fast(Fast::LayerNormGradWeight { eps: *eps }, &[x, g]),
-                    Some(g.sum(rows)),
-                ]
+                let op = Fast::LayerNormGrad { eps: *eps };
+                let [dx, dweight, dbias] = norm_grads(op, &[&inputs[0], &inputs[1], g]);
+                vec![Some(dx), Some(dweight), Some(dbias)]
             }
             Fast::BatchNorm { eps } => {
                 let [x, mean, var, weight, _] = inputs else {
                     unreachable!()
                 };
                 let op = Fast::BatchNormGrad { eps: *eps };
-                let flat = op.call(&[x, mean, var, weight, g]);
-                let (n, c) = (x.numel(), weight.numel());
-                // In memory of their own, so that the large array may go before they are used.
-                let sums = flat.narrow(0, n, 2 * c);
-                let sums = Tensor::op(Prim::Concat(0), [&sums]);
-                vec![
-                    Some(flat.narrow(0, 0, n).reshape(x.shape())),
-                    None,
-                    None,
-                    Some(sums.narrow(0, 0, c)),
-                    Some(sums.narrow(0, c, c)),
-                ]
+                let [dx, dweight, dbias] = norm_grads(op, &[x, mean, var, weight, g]);
+                vec![Some(dx), None, None, Some(dweight), Some(dbias)]
             }
             Fast::MaxPool(w) => vec![fast(Fast::MaxPoolGrad(*w), &[&inputs[0], g])],
             Fast::AvgPool(w) => {
@@ -530,7 +503,6 @@ impl Fast {
             Fast::SoftmaxGrad { .. }
             | Fast::CrossEntropyGrad { .. }
             | Fast::LayerNormGrad { .. }
-            | Fast::LayerNormGradWeight { .. }
             | Fast::BatchNormGrad { .. }
             | Fast::MaxPoolGrad(_)
             | Fast::AttentionGrad(_)
@@ -579,6 +551,18 @@ impl Window {
     }
 }
 
+/// The three results of a norm's gradient op, which lie one behind the other.
+fn norm_grads(op: Fast, inputs: &[&Tensor]) -> [Tensor; 3] {
+    let x = inputs[0];
+    let flat = op.call(inputs);
+    let n = x.numel();
+    let c = (flat.numel() - n) / 2;
+    // In memory of their own, so that the large array may go before they are used.
+    let sums = Tensor::op(Prim::Concat(0), [&flat.narrow(0, n, 2 * c)]);
+    let dx = flat.narrow(0, 0, n).reshape(x.shape());
+    [dx, sums.narrow(0, 0, c), sums.narrow(0, c, c)]
+}
+
 fn vjp_by_definition(op: &Fast, inputs: &[Tensor], g: &Tensor) -> Tensor {
     let grads = vjp_of(|inputs| op.define(inputs), inputs, g);
     grads
@@ -604,6 +588,10 @@ fn standardise(x: &Tensor, eps: f64) -> (Tensor, Tensor) {
     let centred = x - x.mean_keepdim(-1);
     let rstd = ((&centred * &centred).mean_keepdim(-1) + eps).rsqrt();
     (centred * &rstd, rstd)
+}
+
+fn all_but_last(x: &Tensor) -> Vec<isize> {
+    (0..x.rank() as isize - 1).collect()
 }
 
 /// All axes but the second.

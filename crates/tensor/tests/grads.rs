@@ -245,7 +245,6 @@ fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
         Fast::CrossEntropyGrad { .. } => (vec![r(&[4, 5]), target(), r(&[4])], vec![0, 2]),
         Fast::LayerNorm { .. } => (vec![r(&[3, 6]), r(&[6]), r(&[6])], vec![0, 1, 2]),
         Fast::LayerNormGrad { .. } => (vec![r(&[3, 6]), r(&[6]), r(&[3, 6])], vec![0, 1, 2]),
-        Fast::LayerNormGradWeight { .. } => (vec![r(&[3, 6]), r(&[3, 6])], vec![0, 1]),
         Fast::BatchNorm { .. } => {
             let x = r(&[3, 2, 2, 3]);
             let (mean, var) = bn(&x);

@@ -109,18 +109,14 @@ impl<T: RowFloat + Block> Kernel for Fused<T> {
                 rows::layer_norm(io.read(0), last, weight, bias, *eps, out)
             }
             Fast::LayerNormGrad { eps } => {
+                let (dx, sums) = out.split_at_mut(x.numel());
+                let (dweight, dbias) = sums.split_at_mut(last);
                 let to = LayerNormGrad {
-                    dx: Some(out),
-                    ..Default::default()
+                    dx: Some(dx),
+                    dweight: Some(dweight),
+                    dbias: Some(dbias),
                 };
                 rows::layer_norm_grad(io.read(0), last, Some(io.read(1)), *eps, io.read(2), to)
-            }
-            Fast::LayerNormGradWeight { eps } => {
-                let to = LayerNormGrad {
-                    dweight: Some(out),
-                    ..Default::default()
-                };
-                rows::layer_norm_grad(io.read(0), last, None, *eps, io.read(1), to)
             }
             Fast::BatchNorm { eps } => {
                 let inner = x[2..].iter().product();

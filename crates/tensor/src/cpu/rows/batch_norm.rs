@@ -7,8 +7,8 @@ use crate::simd_dispatch;
 use std::ops::Range;
 
 /// Runs of one channel at least this long are walked channel by channel; shorter ones (down to
-/// the single elements of `[batch, channels]`) row by row.
-const LONG: usize = 16;
+/// the single elements of `[batch, channels]`) row by row, where loops are as long as a row.
+const LONG: usize = 128;
 
 /// How a `[batch, channels, inner]` array is cut: into parts of the batch, and by channels where
 /// their runs are long.
