@@ -38,12 +38,9 @@ impl Tensor {
     pub(crate) fn op<const N: usize>(prim: Prim, inputs: [&Tensor; N]) -> Tensor {
         let described = inputs.map(|t| (&t.0.shape, t.0.dtype));
         let (shape, dtype) = prim.infer(&described);
-        Tensor::from_node(
-            prim,
-            inputs.map(Tensor::clone).into_iter().collect(),
-            shape,
-            dtype,
-        )
+        let mut list = Inputs::new();
+        inputs.iter().for_each(|&t| list.push(t.clone()));
+        Tensor::from_node(prim, list, shape, dtype)
     }
 
     /// A node whose shape is given.

@@ -275,8 +275,16 @@ impl Lowering<'_> {
                 }
             }
             Prim::MatMul(precision) => {
-                let (a, left) = self.operand(inputs[0]);
+                let (a, mut left) = self.operand(inputs[0]);
                 let (b, right) = self.operand(inputs[1]);
+                // The rows of a batch that all meet one matrix are the rows of one product, if
+                // strides can say so.
+                if let ([lead @ .., m, k], 2) = (&*left.layout.shape, right.layout.shape.len())
+                    && let rows = lead.iter().product::<usize>() * m
+                    && let Some(flat) = left.layout.reshape(&[rows, *k].into())
+                {
+                    left.layout = flat;
+                }
                 reads.extend([a, b]);
                 KernelSpec::MatMul {
                     a: left,
