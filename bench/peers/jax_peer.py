@@ -20,7 +20,7 @@ WORKLOADS = ["mlp_b64", "mlp_b512", "lenet_b64", *GPTS]
 
 
 class Draw:
-    """Starting weights, as PyTorch draws them."""
+    """Starting weights, as PyTorch draws them (or, those of a GPT, the `transformers` package)."""
 
     def __init__(self, jax, jnp):
         self.jax, self.jnp = jax, jnp
@@ -35,8 +35,11 @@ class Draw:
         weight = self.jax.random.uniform(next(self.keys), shape, minval=-bound, maxval=bound)
         return weight, self.jax.random.uniform(next(self.keys), shape[:1], minval=-bound, maxval=bound)
 
-    def table(self, *shape):
-        return 0.02 * self.jax.random.normal(next(self.keys), shape)
+    def table(self, *shape, std=0.02):
+        return std * self.jax.random.normal(next(self.keys), shape)
+
+    def small(self, outputs, inputs, std=0.02):
+        return self.table(outputs, inputs, std=std), self.jnp.zeros(outputs)
 
     def norm(self, width):
         return self.jnp.ones(width), self.jnp.zeros(width)
@@ -87,11 +90,11 @@ def gpt(workload, draw, jax, jnp):
     def block():
         return {
             "ln1": draw.norm(width),
-            "qkv": draw.layer(3 * width, width),
-            "out": draw.layer(width, width),
+            "qkv": draw.small(3 * width, width),
+            "out": draw.small(width, width, 0.02 / (2 * blocks) ** 0.5),
             "ln2": draw.norm(width),
-            "up": draw.layer(4 * width, width),
-            "down": draw.layer(width, 4 * width),
+            "up": draw.small(4 * width, width),
+            "down": draw.small(width, 4 * width, 0.02 / (2 * blocks) ** 0.5),
         }
 
     parameters = {

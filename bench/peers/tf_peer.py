@@ -19,7 +19,10 @@ WORKLOADS = ["mlp_b64", "mlp_b512", "lenet_b64", "lstm_h256_t64_b32", *GPTS]
 
 
 class Model:
-    """Variables, drawn as PyTorch draws them, and layers that read them."""
+    """Variables, drawn as PyTorch draws them, and layers that read them.
+
+    Those of a GPT are drawn as the `transformers` package does.
+    """
 
     def __init__(self, tf):
         self.tf, self.variables = tf, []
@@ -34,6 +37,11 @@ class Model:
 
     def dense(self, inputs, outputs):
         w, b = self.uniform((inputs, outputs), inputs), self.uniform((outputs,), inputs)
+        return lambda x: self.tf.matmul(x, w) + b
+
+    def small(self, inputs, outputs, std=0.02):
+        w = self.variable(std * self.tf.random.normal((inputs, outputs)))
+        b = self.variable(self.tf.zeros(outputs))
         return lambda x: self.tf.matmul(x, w) + b
 
     def conv(self, inputs, outputs):
@@ -102,8 +110,9 @@ def gpt(tf, vocabulary, batch, time, blocks, heads, width):
     hidden = tf.linalg.band_part(tf.ones((time, time)), -1, 0) < 0.5
 
     def block():
-        ln1, qkv, out = model.norm(width), model.dense(width, 3 * width), model.dense(width, width)
-        ln2, up, down = model.norm(width), model.dense(width, 4 * width), model.dense(4 * width, width)
+        added = 0.02 / (2 * blocks) ** 0.5
+        ln1, qkv, out = model.norm(width), model.small(width, 3 * width), model.small(width, width, added)
+        ln2, up, down = model.norm(width), model.small(width, 4 * width), model.small(4 * width, width, added)
 
         def forward(x):
             q, k, v = tf.unstack(tf.reshape(qkv(ln1(x)), (batch, time, 3, heads, -1)), axis=2)

@@ -1,8 +1,9 @@
 """The benchmark's workloads in PyTorch: each builder returns a `Job`.
 
 A job is a model, a fixed random batch, a loss, and an optimizer: the same work as `fornax bench NAME`.
-Every network has PyTorch's default initialisation; the batch is drawn once and never changes. A job without
-an optimizer is inference: its step is the forward pass, and gives the mean of the output.
+Every network has PyTorch's default initialisation (Transformers that of the `transformers` package); the batch
+is drawn once and never changes. A job without an
+optimizer is inference: its step is the forward pass, and gives the mean of the output.
 """
 
 import itertools
@@ -114,6 +115,15 @@ class Block(nn.Module):
         return x + self.mlp(self.ln2(x))
 
 
+def draw_small(model):
+    """The starting weights of Transformers: normal with a deviation of 0.02, no biases."""
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Embedding, nn.Conv2d)):
+            nn.init.normal_(layer.weight, std=0.02)
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
+
+
 class Gpt(nn.Module):
     """GPT-2's network: learned positions, tanh GELU, head tied to the token embedding."""
 
@@ -122,8 +132,10 @@ class Gpt(nn.Module):
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*[Block(width, heads, 4 * width, True, "tanh") for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
-        for embedding in (self.tokens, self.positions):
-            nn.init.normal_(embedding.weight, std=0.02)
+        draw_small(self)
+        for block in self.blocks:
+            for layer in (block.attention.out, block.mlp[2]):
+                nn.init.normal_(layer.weight, std=0.02 / (2 * layers) ** 0.5)
 
     def forward(self, tokens):
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
@@ -141,6 +153,7 @@ class Vit(nn.Module):
         self.positions = nn.Parameter(torch.randn(1, (size // patch) ** 2, width) * 0.02)
         self.blocks = nn.Sequential(*[Block(width, heads, hidden, False, "none") for _ in range(layers)])
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+        draw_small(self)
 
     def forward(self, images):
         x = self.patches(images).flatten(2).transpose(1, 2) + self.positions

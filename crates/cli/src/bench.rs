@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::output::{Table, json_line, line};
 use crate::{Outcome, set_threads};
+use fornax::tensor::{Precision, set_precision};
 use fornax::train::bench::kernels::{self, Ceilings};
 use fornax::train::bench::{self, Measurement, WORKLOADS};
 
@@ -16,9 +17,9 @@ pub struct Args {
     /// Time single kernels instead, and hold them against the limits of this machine
     #[arg(long)]
     kernels: bool,
-    /// How exactly products are computed; `highest` is full f32
-    #[arg(long, default_value = "highest", value_parser = ["highest"])]
-    precision: String,
+    /// How exactly products are computed: `highest` (full f32), `high` or `medium` (bf16)
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Threads; as many as the machine has without it
     #[arg(long)]
     threads: Option<usize>,
@@ -34,6 +35,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Outcome {
+    set_precision(args.precision);
     if args.kernels {
         set_threads(args.threads)?;
         return kernels(&args);
@@ -81,9 +83,12 @@ fn kernels(args: &Args) -> Outcome {
     if args.json {
         json_line(&serde_json::to_value(ceilings)?)?;
     } else {
+        let unit = ceilings.bf16_gflops.map_or(String::new(), |limit| {
+            format!(" {limit:.0} GFLOP/s of bf16 products,")
+        });
         line(format!(
-            "limits: {:.0} GFLOP/s of f32 multiply-adds, {:.1} GB/s of copying\n",
-            ceilings.f32_gflops, ceilings.copy_gbs
+            "limits: {:.0} GFLOP/s of f32 multiply-adds,{unit} {:.1} GB/s of copying; precision {}\n",
+            ceilings.f32_gflops, ceilings.copy_gbs, args.precision
         ))?;
         line(format!(
             "{:<15} {:<44} {:>10} {:>9} {:<7} {:>6}",
@@ -121,7 +126,8 @@ fn kernels(args: &Args) -> Outcome {
 /// Each workload has a process of its own, so that its memory and its first step are its own.
 fn in_child(name: &str, args: &Args) -> Result<Measurement, Box<dyn std::error::Error>> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["bench", name, "--here"]);
+    let precision = args.precision.to_string();
+    command.args(["bench", name, "--here", "--precision", &precision]);
     if let Some(threads) = args.threads {
         command.args(["--threads", &threads.to_string()]);
     }
@@ -138,6 +144,7 @@ fn in_child(name: &str, args: &Args) -> Result<Measurement, Box<dyn std::error::
 fn print(all: &[Measurement]) -> Outcome {
     let mut table = Table::new(&[
         "workload",
+        "precision",
         ">threads",
         ">median ms",
         ">min ms",
@@ -150,6 +157,7 @@ fn print(all: &[Measurement]) -> Outcome {
     for figures in all {
         table.row([
             figures.workload.clone(),
+            figures.precision.clone(),
             figures.threads.to_string(),
             format!("{:.3}", figures.median_ms),
             format!("{:.3}", figures.min_ms),

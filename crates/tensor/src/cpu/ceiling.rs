@@ -32,6 +32,54 @@ pub fn multiply_add() -> f64 {
     (2 * tasks * ROUNDS * CHAINS * LANES) as f64 / seconds / 1e9
 }
 
+/// The same of the matrix unit's products of `bf16`, if it may be used.
+pub fn matrix_unit() -> Option<f64> {
+    if !simd::amx() {
+        return None;
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        let tasks = 4 * pool::threads();
+        let seconds = best(10, || {
+            // SAFETY: the unit is there, and no task has tiles already.
+            pool::run(tasks, |_| unsafe { spin_tiles(ROUNDS / 4) });
+        });
+        // Four products a round, of 16x32 by 32x16 numbers.
+        let operations = tasks * (ROUNDS / 4) * 4 * 2 * 16 * 32 * 16;
+        Some(operations as f64 / seconds / 1e9)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// Products of tiles of zeros, four sums at a time.
+///
+/// # Safety
+/// As for [`Tiles::new`](super::amx::Tiles::new).
+#[cfg(target_arch = "x86_64")]
+unsafe fn spin_tiles(rounds: usize) {
+    // SAFETY: the caller's promise.
+    let _tiles = unsafe { super::amx::Tiles::new() };
+    // SAFETY: touches nothing but tiles, which are configured, and the counter.
+    unsafe {
+        std::arch::asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {rounds}",
+            "jnz 2b",
+            rounds = inout(reg) rounds => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nomem, nostack),
+        );
+    }
+}
+
 /// Billions of bytes a second, read and written counted both, on all threads of the pool, of a
 /// large copy.
 pub fn copy_speed() -> f64 {

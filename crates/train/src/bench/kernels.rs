@@ -8,7 +8,8 @@ use fornax_nn::{AdamW, Optimizer, Param};
 use fornax_tensor::cpu::{ceiling, pool};
 use fornax_tensor::trace::{Timed, kernels_of};
 use fornax_tensor::{
-    Attention, ConvSpec, DType, Grads, Shape, Tensor, eval_all, grad_of, manual_seed, record,
+    Attention, ConvSpec, DType, Grads, Precision, Shape, Tensor, eval_all, grad_of, manual_seed,
+    record,
 };
 
 /// A kernel is run for so long, ...
@@ -21,6 +22,8 @@ const LEAST: usize = 4;
 pub struct Ceilings {
     /// Billions of `f32` additions and multiplications a second.
     pub f32_gflops: f64,
+    /// The same of products of `bf16` on a matrix unit, if there is one.
+    pub bf16_gflops: Option<f64>,
     /// Billions of bytes a second that a large copy reads and writes.
     pub copy_gbs: f64,
 }
@@ -30,8 +33,21 @@ impl Ceilings {
     pub fn measure() -> Self {
         Ceilings {
             f32_gflops: rounded(ceiling::multiply_add()),
+            bf16_gflops: ceiling::matrix_unit().map(rounded),
             copy_gbs: rounded(ceiling::copy_speed()),
         }
+    }
+
+    /// What products of a precision may reach, which take one, three or six products of `bf16` on
+    /// a matrix unit.
+    fn products(&self, precision: Precision) -> f64 {
+        let passes = match precision {
+            Precision::Medium => 1.0,
+            Precision::High => 3.0,
+            Precision::Highest => 6.0,
+        };
+        let unit = self.bf16_gflops.unwrap_or(0.0) / passes;
+        self.f32_gflops.max(unit)
     }
 }
 
@@ -42,6 +58,8 @@ pub struct KernelFigures {
     pub kind: String,
     /// Its sizes and where they come from.
     pub name: String,
+    /// How exactly products are computed.
+    pub precision: String,
     /// Threads that shared the work.
     pub threads: usize,
     /// The fastest run, in microseconds.
@@ -61,8 +79,8 @@ struct Case {
     run: Box<dyn FnMut()>,
 }
 
-/// Measures every kernel whose kind or name contains one of the `filters` (all without any), and
-/// tells each as soon as it is known.
+/// Measures every kernel whose kind or name contains one of the `filters` (all without any) at the
+/// precision that is set, and tells each as soon as it is known.
 pub fn run(filters: &[String], ceilings: &Ceilings, mut tell: impl FnMut(&KernelFigures)) {
     manual_seed(1);
     for group in [products, convolutions, attentions, rows, optimizer_steps] {
@@ -95,12 +113,13 @@ fn measure(case: &mut Case, ceilings: &Ceilings) -> KernelFigures {
     let bytes: u64 = kernels.iter().map(|kernel| kernel.bytes).sum();
     let (work, unit, limit) = match flops {
         0 => (bytes, "byte", ceilings.copy_gbs),
-        _ => (flops, "flop", ceilings.f32_gflops),
+        _ => (flops, "flop", ceilings.products(Precision::current())),
     };
     let rate = work as f64 / time.as_secs_f64() / 1e9;
     KernelFigures {
         kind: case.kind.into(),
         name: case.name.clone(),
+        precision: Precision::current().to_string(),
         threads: pool::threads(),
         us: rounded(1e6 * time.as_secs_f64()),
         rate: rounded(rate),
@@ -306,9 +325,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_limit_is_that_of_the_faster_unit() {
+        let with = |bf16_gflops| Ceilings {
+            f32_gflops: 300.0,
+            bf16_gflops,
+            copy_gbs: 10.0,
+        };
+        let limits = |c: Ceilings| Precision::ALL.map(|p| c.products(p));
+        assert_eq!(limits(with(Some(3000.0))), [500.0, 1000.0, 3000.0]);
+        assert_eq!(limits(with(None)), [300.0; 3]);
+    }
+
+    #[test]
     fn every_case_finds_its_kernels() {
         let ceilings = Ceilings {
             f32_gflops: 100.0,
+            bf16_gflops: None,
             copy_gbs: 10.0,
         };
         let mut seen = Vec::new();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use fornax_tensor::cpu::pool;
-use fornax_tensor::manual_seed;
 use fornax_tensor::trace::{Trace, with_trace};
+use fornax_tensor::{Precision, manual_seed};
 
 use crate::error::Result;
 
@@ -62,9 +62,9 @@ pub struct Rate {
     pub unit: String,
 }
 
-/// Runs the workload called `name` in this process; `None` if there is none. The peak memory is
-/// the workload's own only if the process did nothing else before. With `trace`, one more step
-/// tells on stderr where its time went.
+/// Runs the workload called `name` in this process, at the precision that is set; `None` if there
+/// is none. The peak memory is the workload's own only if the process did nothing else before.
+/// With `trace`, one more step tells on stderr where its time went.
 ///
 /// # Errors
 /// If a step fails.
@@ -97,7 +97,7 @@ fn measure(workload: &Workload, trace: bool) -> Result<Measurement> {
     let median = (sorted[(steps - 1) / 2] + sorted[steps / 2]) / 2.0;
     Ok(Measurement {
         workload: workload.name.into(),
-        precision: "highest".into(),
+        precision: Precision::current().to_string(),
         threads: pool::threads(),
         parameters: job.parameters,
         steps,

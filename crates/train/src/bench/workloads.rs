@@ -5,8 +5,8 @@
 //! said; the loss is read after every step. `bench/peers/workloads.py` has the same in PyTorch.
 
 use fornax_models::{
-    Bert, BertConfig, BertInput, CausalLm, Gpt2, Gpt2Config, LeNet, LeNetConfig, Mlp, MlpConfig,
-    ResNet, ResNetConfig, Vit, VitConfig,
+    Bert, BertConfig, BertInput, CausalLm, CharRnn, CharRnnConfig, Gpt2, Gpt2Config, LeNet,
+    LeNetConfig, Mlp, MlpConfig, RecurrentKind, ResNet, ResNetConfig, Vit, VitConfig,
 };
 use fornax_nn::module::Module;
 use fornax_nn::{AdamW, CrossEntropyLoss, Layer, Loss, Optimizer, SGD};
@@ -76,6 +76,18 @@ pub const WORKLOADS: &[Workload] = &[
             let optimizer = SGD::new(0.1).momentum(0.9);
             classify(resnet(&config), images([32, 3, 32, 32]), optimizer)
         },
+    },
+    Workload {
+        name: "lstm_h256_t64_b32",
+        about: "two LSTM layers of 256 over vectors of 256, 65 characters, 32 texts of 64",
+        work: Work::Step,
+        build: || language(char_rnn(RecurrentKind::Lstm), 65, [32, 64]),
+    },
+    Workload {
+        name: "gru_h256_t64_b32",
+        about: "two GRU layers of 256 over vectors of 256, 65 characters, 32 texts of 64",
+        work: Work::Step,
+        build: || language(char_rnn(RecurrentKind::Gru), 65, [32, 64]),
     },
     Workload {
         name: "gpt_nano_b12",
@@ -245,6 +257,15 @@ fn lenet() -> LeNet {
 
 fn resnet(config: &ResNetConfig) -> ResNet {
     ResNet::new(config).expect(SIZES)
+}
+
+/// Of the default sizes: two layers of 256.
+fn char_rnn(kind: RecurrentKind) -> CharRnn {
+    let config = CharRnnConfig {
+        kind,
+        ..CharRnnConfig::default()
+    };
+    CharRnn::new(&config).expect(SIZES)
 }
 
 /// Without dropout.
