@@ -12,9 +12,11 @@
 
 mod kernel;
 mod pack;
+mod sliding;
 
 pub use kernel::{Product, multiply};
-pub use pack::{Extent, Format, Lines, pack};
+pub use pack::{Extent, Format, Lines, magnitude, pack, rounded};
+pub use sliding::{Side, Sliding, slide};
 
 use crate::precision::Precision;
 use std::arch::asm;

@@ -133,10 +133,8 @@ unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8)
             } else {
                 let mut near = [0f32; LINES * STEP];
                 for i in 0..x.lines {
-                    for l in 0..len {
-                        let from = from.wrapping_offset(i as isize * x.line + l as isize * x.step);
-                        near[i * STEP + l] = *from;
-                    }
+                    let from = from.wrapping_offset(i as isize * x.line);
+                    collect(from, x.step, len, &mut near[i * STEP..]);
                 }
                 across::<PARTS>(near.as_ptr(), 32, x.lines, len, &mut by_line, dst);
                 Format::Rows
@@ -171,6 +169,26 @@ unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8)
     extent
 }
 
+/// Elements that lie `step` apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn collect(from: *const f32, step: isize, len: usize, to: &mut [f32]) {
+    if step.unsigned_abs() > i32::MAX as usize / 4 / LINES {
+        // SAFETY: an element that exists.
+        return (0..len).for_each(|l| to[l] = unsafe { *from.wrapping_offset(l as isize * step) });
+    }
+    let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let index = _mm512_mullo_epi32(lane, _mm512_set1_epi32(step as i32));
+    for l in (0..len).step_by(LINES) {
+        let mask = (0xFFFFu32 >> (LINES - LINES.min(len - l))) as __mmask16;
+        let from = from.wrapping_offset(l as isize * step);
+        // SAFETY: the elements that exist.
+        unsafe {
+            let x = _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), mask, index, from);
+            _mm512_mask_storeu_ps(to[l..].as_mut_ptr(), mask, x);
+        }
+    }
+}
+
 /// Exchanges rows and columns of a tile, which makes the one format of the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn turn(tile: *mut u8) {
@@ -187,9 +205,10 @@ unsafe fn turn(tile: *mut u8) {
     }
 }
 
+/// The bits without the sign.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn magnitude(x: __m512) -> __m512i {
+pub fn magnitude(x: __m512) -> __m512i {
     _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFF_FFFF))
 }
 
@@ -285,7 +304,7 @@ unsafe fn along<const PARTS: usize>(
 /// go anywhere, and two additions beat the conversion.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn rounded<const PARTS: usize>(x: __m512) -> __m512 {
+pub fn rounded<const PARTS: usize>(x: __m512) -> __m512 {
     let bits = match PARTS {
         1 => {
             // SAFETY: both are 32 bytes without meaning of their own.

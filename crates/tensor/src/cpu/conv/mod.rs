@@ -11,12 +11,16 @@ mod columns;
 mod direct;
 mod faces;
 #[cfg(target_arch = "x86_64")]
+mod lines;
+#[cfg(target_arch = "x86_64")]
 mod planes;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::matmul::After;
 use super::pool;
 use super::storage::Storage;
-use crate::{DType, Face};
+use crate::{DType, Face, Precision};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -43,6 +47,8 @@ pub struct ConvShape {
     pub padding: [(usize, usize); 2],
     /// Distance between the kernel's elements, at least 1.
     pub dilation: [usize; 2],
+    /// How exactly `f32` is multiplied.
+    pub precision: Precision,
 }
 
 impl ConvShape {
@@ -168,27 +174,42 @@ pub unsafe fn conv_dyn(
     }
 }
 
-macro_rules! floats {
-    ($($t:ty)*) => {$(
-        impl ConvScalar for $t {
-            unsafe fn run(
-                face: Face,
-                s: &ConvShape,
-                a: *const Self,
-                b: *const Self,
-                out: *mut Self,
-                after: After<'_>,
-            ) {
-                // SAFETY: passed on from the caller.
-                unsafe { faces::run(face, s, a, b, out, after) }
-            }
-        }
-    )*};
+impl ConvScalar for f64 {
+    unsafe fn run(
+        face: Face,
+        s: &ConvShape,
+        a: *const f64,
+        b: *const f64,
+        out: *mut f64,
+        after: After<'_>,
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe { faces::run(face, s, a, b, out, after) }
+    }
 }
-floats! { f32 f64 }
+
+impl ConvScalar for f32 {
+    unsafe fn run(
+        face: Face,
+        s: &ConvShape,
+        a: *const f32,
+        b: *const f32,
+        out: *mut f32,
+        after: After<'_>,
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if face != Face::WeightGrad && tiles::run(face, s, a, b, out, after) {
+                return;
+            }
+            faces::run(face, s, a, b, out, after)
+        }
+    }
+}
 
 macro_rules! halves {
-    ($($t:ty)*) => {$(
+    ($($t:ty: $precision:ident)*) => {$(
         impl ConvScalar for $t {
             unsafe fn run(
                 face: Face,
@@ -208,7 +229,8 @@ macro_rules! halves {
                     });
                     wide
                 };
-                let [a_len, b_len, len] = sizes(face, s);
+                let s = ConvShape { precision: s.precision.min(Precision::$precision), ..*s };
+                let [a_len, b_len, len] = sizes(face, &s);
                 let (a, b) = (widen(a, a_len), widen(b, b_len));
                 let wide = Storage::alloc(len * 4);
                 let (from, to) = (Ptr(wide.as_ptr().cast::<f32>()), Ptr(out));
@@ -220,12 +242,13 @@ macro_rules! halves {
                 };
                 let (a, b) = (a.as_ptr().cast::<f32>(), b.as_ptr().cast::<f32>());
                 // SAFETY: the blocks have the sizes of the operands and of the result.
-                unsafe { faces::run(face, s, a, b, from.0, &round) }
+                unsafe { f32::run(face, &s, a, b, from.0, &round) }
             }
         }
     )*};
 }
-halves! { f16 bf16 }
+// A product of numbers with 8 significant bits is exact on the matrix unit.
+halves! { f16: High bf16: Medium }
 
 /// A pointer that tasks share.
 struct Ptr<T>(*mut T);

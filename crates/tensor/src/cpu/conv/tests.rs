@@ -14,6 +14,41 @@ fn numbers(len: usize, seed: u64) -> Vec<f64> {
         .collect()
 }
 
+/// Runs one face on the matrix unit whether that pays or not, if there is one that can.
+#[cfg(target_arch = "x86_64")]
+fn by_tiles(face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Option<Vec<f32>> {
+    if !crate::cpu::simd::amx() {
+        return None;
+    }
+    let len = sizes(face, s)[2];
+    let mut out = vec![77.0; len];
+    let done = collected(len, |after| {
+        let (a, b, out) = (a.as_ptr(), b.as_ptr(), out.as_mut_ptr());
+        // SAFETY: the vectors have the sizes of the shape.
+        unsafe {
+            match face {
+                Face::WeightGrad => return false,
+                _ => tiles::Job::new(face, s).is_some_and(|job| job.run(a, b, out, after)),
+            }
+        }
+    });
+    done.then_some(out)
+}
+
+/// Calls `f` with an `after` and asserts that it is told of everything once, if `f` says so.
+fn collected(len: usize, f: impl FnOnce(After<'_>) -> bool) -> bool {
+    let ranges = Mutex::new(Vec::new());
+    let done = f(&|r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end)));
+    let mut ranges = ranges.into_inner().unwrap();
+    ranges.sort_unstable();
+    let end = ranges.iter().fold(0, |next, &(start, end)| {
+        assert!(start == next && end > start, "{start} after {next}");
+        end
+    });
+    assert_eq!(end, if done { len } else { 0 });
+    done
+}
+
 /// Calls `f(x index, w index, y index)` for every term of the convolution.
 fn terms(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
     let [oh, ow] = s.output();
@@ -46,17 +81,11 @@ fn terms(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
 fn run<T: ConvScalar>(face: Face, s: &ConvShape, a: &[T], b: &[T]) -> Vec<T> {
     let len = sizes(face, s)[2];
     let mut out = vec![T::from_f64(77.0); len];
-    let ranges = Mutex::new(Vec::new());
-    let after = |r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end));
-    // SAFETY: the vectors have the sizes of the shape.
-    unsafe { conv(face, s, a.as_ptr(), b.as_ptr(), out.as_mut_ptr(), &after) };
-    let mut ranges = ranges.into_inner().unwrap();
-    ranges.sort_unstable();
-    let end = ranges.iter().fold(0, |next, &(start, end)| {
-        assert!(start == next && end > start, "{face:?} {s:?}");
-        end
+    collected(len, |after| {
+        // SAFETY: the vectors have the sizes of the shape.
+        unsafe { conv(face, s, a.as_ptr(), b.as_ptr(), out.as_mut_ptr(), after) };
+        true
     });
-    assert_eq!(end, len);
     out
 }
 
@@ -95,6 +124,88 @@ fn check<T: ConvScalar>(s: &ConvShape, tol: f64) {
     }
 }
 
+/// At every precision: the numbers have so few bits that all are exact.
+#[cfg(target_arch = "x86_64")]
+fn check_tiles(s: &ConvShape) -> usize {
+    let [xl, wl, yl] = s.sizes();
+    let single = |len, seed| {
+        numbers(len, seed)
+            .iter()
+            .map(|&x| x as f32)
+            .collect::<Vec<f32>>()
+    };
+    let (x, w, dy) = (single(xl, 1), single(wl, 2), single(yl, 3));
+    let mut want = [vec![0.0; yl], vec![0.0; xl], vec![0.0; wl]];
+    terms(s, |i, j, p| {
+        want[0][p] += x[i] * w[j];
+        want[1][i] += dy[p] * w[j];
+        want[2][j] += x[i] * dy[p];
+    });
+    let mut done = 0;
+    for precision in Precision::ALL {
+        let s = ConvShape { precision, ..*s };
+        for (face, a, b, want) in [
+            (Face::Output, &x, &w, &want[0]),
+            (Face::InputGrad, &dy, &w, &want[1]),
+            (Face::WeightGrad, &x, &dy, &want[2]),
+        ] {
+            let Some(got) = by_tiles(face, &s, a, b) else {
+                continue;
+            };
+            done += 1;
+            for (i, (g, w)) in got.iter().zip(want).enumerate() {
+                assert!((g - w).abs() <= 1e-4, "{face:?} {s:?} at {i}: {g} not {w}");
+            }
+        }
+    }
+    done
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_matrix_unit_agrees_with_the_sum_over_all_terms() {
+    if !crate::cpu::simd::amx() {
+        return;
+    }
+    let mut done = 0;
+    for (batch, channels, input, kernel) in [
+        (2, [16, 16], [8, 8], [3, 3]),
+        (1, [33, 17], [6, 5], [2, 4]),
+        (9, [40, 8], [1, 50], [1, 5]),
+        (5, [64, 70], [4, 4], [3, 3]),
+        (3, [9, 20], [5, 40], [1, 1]),
+        (1, [16, 20], [40, 31], [3, 3]),
+        (2, [31, 50], [13, 4], [5, 1]),
+        (2, [8, 8], [1, 1], [1, 1]),
+    ] {
+        let base = shape(batch, channels, input, kernel);
+        for padding in [[(0, 0); 2], [(1, 1); 2], [(0, 2), (3, 1)], [(4, 4), (4, 4)]] {
+            for stride in [[1, 1], [2, 2], [2, 3], [7, 1]] {
+                for dilation in [[1, 1], [2, 2], [1, 3]] {
+                    let s = ConvShape {
+                        padding,
+                        stride,
+                        dilation,
+                        ..base
+                    };
+                    if s.output().iter().all(|&n| n > 0) {
+                        done += check_tiles(&s);
+                    }
+                }
+            }
+        }
+    }
+    for stride in [[1, 1], [2, 2]] {
+        done += check_tiles(&ConvShape {
+            groups: 3,
+            stride,
+            padding: [(1, 1); 2],
+            ..shape(5, [48, 36], [8, 7], [3, 3])
+        });
+    }
+    assert!(done > 1000, "{done}");
+}
+
 fn shape(batch: usize, channels: [usize; 2], input: [usize; 2], kernel: [usize; 2]) -> ConvShape {
     ConvShape {
         batch,
@@ -106,6 +217,7 @@ fn shape(batch: usize, channels: [usize; 2], input: [usize; 2], kernel: [usize; 
         stride: [1, 1],
         padding: [(0, 0); 2],
         dilation: [1, 1],
+        precision: Precision::Highest,
     }
 }
 

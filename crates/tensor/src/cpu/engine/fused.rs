@@ -234,6 +234,7 @@ impl Convolution {
             stride: two(&c.stride, 1),
             padding,
             dilation: two(&c.dilation, 1),
+            precision: c.precision,
         };
         debug_assert_eq!(shape.output(), two(&y[2..], 1));
         Convolution {
