@@ -15,6 +15,8 @@ mod lines;
 #[cfg(target_arch = "x86_64")]
 mod planes;
 #[cfg(target_arch = "x86_64")]
+mod tile_sums;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use super::matmul::After;
@@ -200,7 +202,10 @@ impl ConvScalar for f32 {
         // SAFETY: passed on from the caller.
         unsafe {
             #[cfg(target_arch = "x86_64")]
-            if face != Face::WeightGrad && tiles::run(face, s, a, b, out, after) {
+            if match face {
+                Face::WeightGrad => tile_sums::run(s, a, b, out, after),
+                _ => tiles::run(face, s, a, b, out, after),
+            } {
                 return;
             }
             faces::run(face, s, a, b, out, after)

@@ -27,7 +27,7 @@ fn by_tiles(face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Option<Vec<f32>>
         // SAFETY: the vectors have the sizes of the shape.
         unsafe {
             match face {
-                Face::WeightGrad => return false,
+                Face::WeightGrad => tile_sums::Job::new(s).run(a, b, out, after),
                 _ => tiles::Job::new(face, s).is_some_and(|job| job.run(a, b, out, after)),
             }
         }
