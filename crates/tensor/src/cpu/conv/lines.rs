@@ -235,7 +235,7 @@ impl Plan {
         };
         let len = whole.max(positions + self.reach) + LANES;
         // An odd number of cache lines, so that rows fall into different sets of the cache.
-        (len.next_multiple_of(32) / 32 | 1) * 32
+        (len.div_ceil(32) | 1) * 32
     }
 }
 
@@ -346,7 +346,7 @@ impl Plan {
     /// A target for lines of `line` positions of `width` bytes each.
     pub fn target(&self, ptr: *mut u8, parts: usize, line: usize, width: usize) -> Target {
         // Again an odd number of cache lines.
-        let row = (self.sources * line * width / 64 | 1) * 64;
+        let row = ((self.sources * line * width / 64) | 1) * 64;
         Target {
             ptr,
             row,

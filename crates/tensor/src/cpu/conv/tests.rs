@@ -401,3 +401,178 @@ fn the_same_bits_at_any_thread_count() {
         }
     }
 }
+
+/// Numbers of many sizes with all 24 bits in use.
+#[cfg(target_arch = "x86_64")]
+fn full_numbers(len: usize, seed: u64) -> Vec<f32> {
+    let coarse = numbers(len, seed);
+    let fine = numbers(len, seed + 100);
+    let power = numbers(len, seed + 200);
+    (0..len)
+        .map(|i| ((coarse[i] + fine[i] / 256.0 + 1e-5) * 2f64.powi((power[i] * 4.0) as i32)) as f32)
+        .collect()
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_matrix_unit_is_as_exact_as_its_precision() {
+    for s in [
+        ConvShape {
+            padding: [(1, 1); 2],
+            ..shape(5, [40, 33], [9, 9], [3, 3])
+        },
+        ConvShape {
+            padding: [(1, 1); 2],
+            stride: [2, 2],
+            ..shape(3, [32, 48], [10, 11], [3, 3])
+        },
+    ] {
+        let [xl, wl, yl] = s.sizes();
+        let (x, w, dy) = (
+            full_numbers(xl, 1),
+            full_numbers(wl, 2),
+            full_numbers(yl, 3),
+        );
+        let mut want = [vec![0.0; yl], vec![0.0; xl], vec![0.0; wl]];
+        let mut size = want.clone();
+        terms(&s, |i, j, p| {
+            let (x, w, dy) = (x[i] as f64, w[j] as f64, dy[p] as f64);
+            for (face, at, t) in [(0, p, x * w), (1, i, dy * w), (2, j, x * dy)] {
+                want[face][at] += t;
+                size[face][at] += t.abs();
+            }
+        });
+        for (precision, tol) in [
+            (Precision::Highest, 4e-7),
+            (Precision::High, 2e-5),
+            (Precision::Medium, 6e-3),
+        ] {
+            let s = ConvShape { precision, ..s };
+            for (i, (face, a, b)) in [
+                (Face::Output, &x, &w),
+                (Face::InputGrad, &dy, &w),
+                (Face::WeightGrad, &x, &dy),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let Some(got) = by_tiles(face, &s, a, b) else {
+                    continue;
+                };
+                for (at, &g) in got.iter().enumerate() {
+                    let error = (g as f64 - want[i][at]).abs();
+                    let bound = tol * size[i][at];
+                    assert!(
+                        error <= bound,
+                        "{face:?} {precision} at {at}: {error} over {bound}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Where numbers have no parts the vector unit computes, so that the results are those it would give.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn infinite_huge_and_tiny_numbers_are_as_without_the_matrix_unit() {
+    let s = ConvShape {
+        padding: [(1, 1); 2],
+        ..shape(6, [32, 20], [7, 7], [3, 3])
+    };
+    let [xl, wl, yl] = s.sizes();
+    for odd in [
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        3e38,
+        -2e38,
+        1e-36,
+    ] {
+        for precision in [Precision::Highest, Precision::High] {
+            let s = ConvShape { precision, ..s };
+            for (face, la, lb) in [
+                (Face::Output, xl, wl),
+                (Face::InputGrad, yl, wl),
+                (Face::WeightGrad, xl, yl),
+            ] {
+                for in_first in [true, false] {
+                    let (mut a, mut b) = (full_numbers(la, 5), full_numbers(lb, 6));
+                    let side = if in_first { &mut a } else { &mut b };
+                    if odd == 1e-36 {
+                        side.iter_mut().for_each(|x| *x *= 1e-36);
+                    } else {
+                        let middle = side.len() / 2;
+                        side[middle] = odd;
+                    }
+                    // What `by_tiles` leaves undone, `conv` gives to the vector unit.
+                    let Some(got) = by_tiles(face, &s, &a, &b) else {
+                        continue;
+                    };
+                    let mut want = vec![0f32; got.len()];
+                    // SAFETY: the vectors have the sizes of the shape.
+                    unsafe {
+                        faces::run(face, &s, a.as_ptr(), b.as_ptr(), want.as_mut_ptr(), &|_| {})
+                    };
+                    // Terms have this size.
+                    let scale = if odd == 1e-36 { 1e-34 } else { 100.0 };
+                    for (g, w) in got.iter().zip(&want) {
+                        let same = g == w || g.is_nan() && w.is_nan();
+                        // Images without an odd number are computed by the matrix unit.
+                        let close = (g - w).abs() <= 1e-4 * (scale + w.abs());
+                        assert!(same || close, "{face:?} {odd}: {g} not {w}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_matrix_unit_gives_the_same_bits_at_any_thread_count() {
+    for s in [
+        ConvShape {
+            padding: [(1, 1); 2],
+            ..shape(7, [48, 40], [14, 14], [3, 3])
+        },
+        ConvShape {
+            padding: [(1, 1); 2],
+            stride: [2, 2],
+            ..shape(1, [40, 64], [28, 28], [3, 3])
+        },
+        ConvShape {
+            padding: [(1, 1); 2],
+            ..shape(4, [200, 160], [6, 6], [3, 3])
+        },
+    ] {
+        let [xl, wl, yl] = s.sizes();
+        let (x, w, y) = (
+            full_numbers(xl, 1),
+            full_numbers(wl, 2),
+            full_numbers(yl, 3),
+        );
+        for precision in Precision::ALL {
+            let s = ConvShape { precision, ..s };
+            for (face, a, b) in [
+                (Face::Output, &x, &w),
+                (Face::InputGrad, &y, &w),
+                (Face::WeightGrad, &x, &y),
+            ] {
+                let with = |threads| {
+                    pool::set_threads(threads);
+                    by_tiles(face, &s, a, b)
+                };
+                let Some(one) = with(1) else { continue };
+                for threads in [2, 3] {
+                    let more = with(threads).unwrap();
+                    let same = one
+                        .iter()
+                        .zip(&more)
+                        .all(|(p, q)| p.to_bits() == q.to_bits());
+                    assert!(same, "{face:?} {threads} threads");
+                }
+            }
+        }
+    }
+}
