@@ -102,19 +102,81 @@ fn sizes(face: Face, s: &ConvShape) -> [usize; 3] {
     }
 }
 
+/// A face of a convolution of given sizes, planned once and run any number of times.
+pub struct Planned {
+    face: Face,
+    s: ConvShape,
+    #[cfg(target_arch = "x86_64")]
+    unit: Option<Unit>,
+}
+
+/// The matrix unit's ways.
+#[cfg(target_arch = "x86_64")]
+enum Unit {
+    Tiles(tiles::Job),
+    Sums(tile_sums::Job),
+}
+
+impl Planned {
+    /// Plans a face for operands of `dtype`.
+    pub fn new(dtype: DType, face: Face, s: &ConvShape) -> Planned {
+        // A product of numbers with 8 significant bits is exact on the matrix unit.
+        let precision = match dtype {
+            DType::BF16 => Precision::Medium,
+            DType::F16 => s.precision.min(Precision::High),
+            _ => s.precision,
+        };
+        let s = ConvShape { precision, ..*s };
+        Planned {
+            face,
+            s,
+            #[cfg(target_arch = "x86_64")]
+            unit: match dtype != DType::F64 && sizes(face, &s).iter().all(|&n| n > 0) {
+                true => Unit::new(face, &s).filter(Unit::pays),
+                false => None,
+            },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Unit {
+    fn new(face: Face, s: &ConvShape) -> Option<Unit> {
+        match face {
+            _ if !super::simd::amx() => None,
+            Face::WeightGrad => Some(Unit::Sums(tile_sums::Job::new(s))),
+            _ => tiles::Job::new(face, s).map(Unit::Tiles),
+        }
+    }
+
+    fn pays(&self) -> bool {
+        match self {
+            Unit::Tiles(job) => job.pays(),
+            Unit::Sums(job) => job.pays(),
+        }
+    }
+
+    /// Whether it has been computed, which it is not if some numbers have no exact parts.
+    ///
+    /// # Safety
+    /// As for [`conv`].
+    unsafe fn run(&self, a: *const f32, b: *const f32, out: *mut f32, after: After<'_>) -> bool {
+        // SAFETY: passed on from the caller; the processor has AMX.
+        unsafe {
+            match self {
+                Unit::Tiles(job) => job.run(a, b, out, after),
+                Unit::Sums(job) => job.run(a, b, out, after),
+            }
+        }
+    }
+}
+
 /// An element type that has convolutions: the floats.
 pub trait ConvScalar: crate::Element {
     #[doc(hidden)]
     /// # Safety
     /// As [`conv`].
-    unsafe fn run(
-        face: Face,
-        s: &ConvShape,
-        a: *const Self,
-        b: *const Self,
-        out: *mut Self,
-        after: After<'_>,
-    );
+    unsafe fn run(p: &Planned, a: *const Self, b: *const Self, out: *mut Self, after: After<'_>);
 }
 
 /// Computes one face of a convolution; see [`Face`] for what `a`, `b` and `out` are.
@@ -134,7 +196,18 @@ pub unsafe fn conv<T: ConvScalar>(
     out: *mut T,
     after: After<'_>,
 ) {
-    let [a_len, b_len, len] = sizes(face, s);
+    // SAFETY: passed on from the caller.
+    unsafe { planned(&Planned::new(T::DTYPE, face, s), a, b, out, after) }
+}
+
+unsafe fn planned<T: ConvScalar>(
+    p: &Planned,
+    a: *const T,
+    b: *const T,
+    out: *mut T,
+    after: After<'_>,
+) {
+    let [a_len, b_len, len] = sizes(p.face, &p.s);
     if len == 0 {
         return;
     }
@@ -145,17 +218,16 @@ pub unsafe fn conv<T: ConvScalar>(
         return after(0..len);
     }
     // SAFETY: passed on from the caller.
-    unsafe { T::run(face, s, a, b, out, after) }
+    unsafe { T::run(p, a, b, out, after) }
 }
 
-/// [`conv`] on untyped pointers, all of `dtype`. Panics if it is not a float type.
+/// A planned [`conv`] on untyped pointers, all of `dtype`. Panics if it is not a float type.
 ///
 /// # Safety
 /// As for [`conv`], with all pointers aligned for `dtype`.
 pub unsafe fn conv_dyn(
     dtype: DType,
-    face: Face,
-    s: &ConvShape,
+    p: &Planned,
     a: *const u8,
     b: *const u8,
     out: *mut u8,
@@ -164,7 +236,7 @@ pub unsafe fn conv_dyn(
     macro_rules! go {
         ($t:ty) => {
             // SAFETY: passed on from the caller.
-            unsafe { conv::<$t>(face, s, a.cast(), b.cast(), out.cast(), after) }
+            unsafe { planned::<$t>(p, a.cast(), b.cast(), out.cast(), after) }
         };
     }
     match dtype {
@@ -177,48 +249,32 @@ pub unsafe fn conv_dyn(
 }
 
 impl ConvScalar for f64 {
-    unsafe fn run(
-        face: Face,
-        s: &ConvShape,
-        a: *const f64,
-        b: *const f64,
-        out: *mut f64,
-        after: After<'_>,
-    ) {
+    unsafe fn run(p: &Planned, a: *const f64, b: *const f64, out: *mut f64, after: After<'_>) {
         // SAFETY: passed on from the caller.
-        unsafe { faces::run(face, s, a, b, out, after) }
+        unsafe { faces::run(p.face, &p.s, a, b, out, after) }
     }
 }
 
 impl ConvScalar for f32 {
-    unsafe fn run(
-        face: Face,
-        s: &ConvShape,
-        a: *const f32,
-        b: *const f32,
-        out: *mut f32,
-        after: After<'_>,
-    ) {
+    unsafe fn run(p: &Planned, a: *const f32, b: *const f32, out: *mut f32, after: After<'_>) {
         // SAFETY: passed on from the caller.
         unsafe {
             #[cfg(target_arch = "x86_64")]
-            if match face {
-                Face::WeightGrad => tile_sums::run(s, a, b, out, after),
-                _ => tiles::run(face, s, a, b, out, after),
-            } {
+            if let Some(unit) = &p.unit
+                && unit.run(a, b, out, after)
+            {
                 return;
             }
-            faces::run(face, s, a, b, out, after)
+            faces::run(p.face, &p.s, a, b, out, after)
         }
     }
 }
 
 macro_rules! halves {
-    ($($t:ty: $precision:ident)*) => {$(
+    ($($t:ty)*) => {$(
         impl ConvScalar for $t {
             unsafe fn run(
-                face: Face,
-                s: &ConvShape,
+                p: &Planned,
                 a: *const Self,
                 b: *const Self,
                 out: *mut Self,
@@ -234,8 +290,7 @@ macro_rules! halves {
                     });
                     wide
                 };
-                let s = ConvShape { precision: s.precision.min(Precision::$precision), ..*s };
-                let [a_len, b_len, len] = sizes(face, &s);
+                let [a_len, b_len, len] = sizes(p.face, &p.s);
                 let (a, b) = (widen(a, a_len), widen(b, b_len));
                 let wide = Storage::alloc(len * 4);
                 let (from, to) = (Ptr(wide.as_ptr().cast::<f32>()), Ptr(out));
@@ -247,13 +302,12 @@ macro_rules! halves {
                 };
                 let (a, b) = (a.as_ptr().cast::<f32>(), b.as_ptr().cast::<f32>());
                 // SAFETY: the blocks have the sizes of the operands and of the result.
-                unsafe { f32::run(face, &s, a, b, from.0, &round) }
+                unsafe { f32::run(p, a, b, from.0, &round) }
             }
         }
     )*};
 }
-// A product of numbers with 8 significant bits is exact on the matrix unit.
-halves! { f16: High bf16: Medium }
+halves! { f16 bf16 }
 
 /// A pointer that tasks share.
 struct Ptr<T>(*mut T);

@@ -17,20 +17,12 @@ fn numbers(len: usize, seed: u64) -> Vec<f64> {
 /// Runs one face on the matrix unit whether that pays or not, if there is one that can.
 #[cfg(target_arch = "x86_64")]
 fn by_tiles(face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Option<Vec<f32>> {
-    if !crate::cpu::simd::amx() {
-        return None;
-    }
+    let unit = Unit::new(face, s)?;
     let len = sizes(face, s)[2];
     let mut out = vec![77.0; len];
     let done = collected(len, |after| {
-        let (a, b, out) = (a.as_ptr(), b.as_ptr(), out.as_mut_ptr());
         // SAFETY: the vectors have the sizes of the shape.
-        unsafe {
-            match face {
-                Face::WeightGrad => tile_sums::Job::new(s).run(a, b, out, after),
-                _ => tiles::Job::new(face, s).is_some_and(|job| job.run(a, b, out, after)),
-            }
-        }
+        unsafe { unit.run(a.as_ptr(), b.as_ptr(), out.as_mut_ptr(), after) }
     });
     done.then_some(out)
 }

@@ -8,7 +8,7 @@ use super::lines::{Axis, LANES, Plan, Sizes};
 use super::{ConvShape, Ptr};
 use crate::cpu::amx::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use crate::cpu::matmul::{After, Scratch, transpose_registers};
-use crate::cpu::{pool, simd};
+use crate::cpu::pool;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -22,8 +22,8 @@ const TASKS: usize = 4;
 const SQUARE: usize = LINES * LINES;
 
 /// A planned gradient.
-pub struct Job<'a> {
-    s: &'a ConvShape,
+pub struct Job {
+    s: ConvShape,
     parts: usize,
     plan: Plan,
     /// Tasks take so many pairs of blocks of input channels: all, or one.
@@ -32,8 +32,8 @@ pub struct Job<'a> {
     shares: usize,
 }
 
-impl<'a> Job<'a> {
-    pub fn new(s: &'a ConvShape) -> Job<'a> {
+impl Job {
+    pub fn new(s: &ConvShape) -> Job {
         let axes = [Axis::forward(s, 0), Axis::forward(s, 1)];
         let parts = amx::parts(s.precision);
         let (ins, outs) = (s.group_in(), s.group_out());
@@ -53,7 +53,7 @@ impl<'a> Job<'a> {
             _ => Plan::new(&axes, images),
         };
         Job {
-            s,
+            s: *s,
             parts,
             plan,
             pairs,
@@ -62,8 +62,8 @@ impl<'a> Job<'a> {
     }
 
     /// Whether the matrix unit is faster, by rough numbers of cycles.
-    fn pays(&self) -> bool {
-        let (s, plan) = (self.s, &self.plan);
+    pub fn pays(&self) -> bool {
+        let (s, plan) = (&self.s, &self.plan);
         let groups = s.batch.div_ceil(plan.images) * s.groups;
         let taps = s.kernel[0] * s.kernel[1];
         let (ins, outs) = (s.group_in(), s.group_out());
@@ -145,7 +145,7 @@ impl<'a> Job<'a> {
         dw: *mut f32,
         after: After<'_>,
     ) -> bool {
-        let (s, plan, parts) = (self.s, &self.plan, self.parts);
+        let (s, plan, parts) = (&self.s, &self.plan, self.parts);
         let (ins, outs) = (s.group_in(), s.group_out());
         let taps = s.kernel[0] * s.kernel[1];
         let image = s.input[0] * s.input[1];
@@ -372,23 +372,4 @@ unsafe fn collect(from: *const f32, shares: usize, next: usize, to: *mut f32, st
             _mm512_i32scatter_ps::<4>(to.add(i * LINES * step), index, row);
         }
     }
-}
-
-/// Computes the gradient on the matrix unit; returns whether it has done so.
-///
-/// # Safety
-/// As for [`conv`](super::conv); nothing is empty.
-pub unsafe fn run(
-    s: &ConvShape,
-    x: *const f32,
-    dy: *const f32,
-    dw: *mut f32,
-    after: After<'_>,
-) -> bool {
-    if !simd::amx() {
-        return false;
-    }
-    let job = Job::new(s);
-    // SAFETY: passed on from the caller.
-    job.pays() && unsafe { job.run(x, dy, dw, after) }
 }

@@ -9,7 +9,7 @@ use super::lines::{Axis, LANES, Phase, Piece, Plan, Sizes, Target};
 use super::{ConvShape, Face, Ptr};
 use crate::cpu::amx::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use crate::cpu::matmul::{After, Scratch};
-use crate::cpu::{pool, simd};
+use crate::cpu::pool;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -31,8 +31,8 @@ const ONES: Extent = Extent {
 const PRODUCTS: [usize; 4] = [0, 1, 3, 6];
 
 /// A planned face: `outs` channels out of `ins`, in each of the groups.
-pub struct Job<'a> {
-    s: &'a ConvShape,
+pub struct Job {
+    s: ConvShape,
     face: Face,
     parts: usize,
     ins: usize,
@@ -43,9 +43,9 @@ pub struct Job<'a> {
     plan: Plan,
 }
 
-impl<'a> Job<'a> {
+impl Job {
     /// `None` for so few channels that most of a tile would be empty.
-    pub fn new(face: Face, s: &'a ConvShape) -> Option<Job<'a>> {
+    pub fn new(face: Face, s: &ConvShape) -> Option<Job> {
         let forward = face == Face::Output;
         let (mut ins, mut outs) = (s.group_in(), s.group_out());
         let axis = if forward {
@@ -81,7 +81,7 @@ impl<'a> Job<'a> {
         let (x, y) = (s.input[0] * s.input[1], oh * ow);
         let (source, result) = if forward { (x, y) } else { (y, x) };
         Some(Job {
-            s,
+            s: *s,
             face,
             parts,
             ins,
@@ -93,8 +93,8 @@ impl<'a> Job<'a> {
     }
 
     /// Whether the matrix unit is faster, by rough numbers of cycles.
-    fn pays(&self) -> bool {
-        let (s, plan) = (self.s, &self.plan);
+    pub fn pays(&self) -> bool {
+        let (s, plan) = (&self.s, &self.plan);
         let groups = s.batch.div_ceil(plan.images) * s.groups;
         let taps = s.kernel[0] * s.kernel[1];
         let tiles = plan.positions / LANES * self.outs.div_ceil(LINES);
@@ -325,7 +325,7 @@ impl<'a> Job<'a> {
     /// # Safety
     /// As for [`conv`](super::conv); the processor must have AMX.
     pub unsafe fn run(&self, x: *const f32, w: *const f32, y: *mut f32, after: After<'_>) -> bool {
-        let (s, plan) = (self.s, &self.plan);
+        let (s, plan) = (&self.s, &self.plan);
         let (blocks, steps) = (self.blocks(), self.steps());
         let weights = Scratch::<u8>::new(s.groups * self.group_bytes());
         let mut extents = vec![Extent::default(); s.groups * blocks * steps];
@@ -423,7 +423,7 @@ impl<'a> Job<'a> {
             groups: 1,
             in_channels: self.s.group_in(),
             out_channels: self.s.group_out(),
-            ..*self.s
+            ..self.s
         };
         for n in n..n + images {
             let unit = n * self.s.groups + group;
@@ -476,28 +476,5 @@ unsafe fn drop_spread(piece: &Piece, sums: *const f32, channels: usize, y: *mut 
             let sums = _mm512_load_ps(sums.add(at));
             _mm512_mask_i32scatter_ps::<4>(y.add(c * row), piece.mask, index, sums);
         }
-    }
-}
-
-/// Computes the output or the input's gradient on the matrix unit; returns whether it has done so,
-/// which it does not where the vector unit is faster or the weights have no exact parts.
-///
-/// # Safety
-/// As for [`conv`](super::conv); nothing is empty.
-pub unsafe fn run(
-    face: Face,
-    s: &ConvShape,
-    x: *const f32,
-    w: *const f32,
-    y: *mut f32,
-    after: After<'_>,
-) -> bool {
-    if !simd::amx() {
-        return false;
-    }
-    match Job::new(face, s).filter(Job::pays) {
-        // SAFETY: passed on from the caller.
-        Some(job) => unsafe { job.run(x, w, y, after) },
-        None => false,
     }
 }

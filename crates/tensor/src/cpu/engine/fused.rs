@@ -1,7 +1,7 @@
 //! Kernels that carry tapes: maps, and anchors with an elementwise epilogue.
 
 use super::{Arg, ptr, start};
-use crate::cpu::conv::{self, ConvShape};
+use crate::cpu::conv::{self, ConvShape, Planned};
 use crate::cpu::interp::Program;
 use crate::cpu::matmul;
 use crate::cpu::reduce::ReducePlan;
@@ -192,9 +192,8 @@ impl Kernel for MatMul {
 
 /// A face of a convolution.
 pub(super) struct Convolution {
-    face: Face,
     dtype: DType,
-    shape: ConvShape,
+    plan: Planned,
     epilogue: Option<Epilogue>,
 }
 
@@ -238,9 +237,8 @@ impl Convolution {
         };
         debug_assert_eq!(shape.output(), two(&y[2..], 1));
         Convolution {
-            face: c.face,
             dtype,
-            shape,
+            plan: Planned::new(dtype, c.face, &shape),
             epilogue: Epilogue::new(epilogue),
         }
     }
@@ -252,7 +250,7 @@ impl Kernel for Convolution {
         with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands are contiguous and have the shapes given; the result
             // is new memory.
-            unsafe { conv::conv_dyn(self.dtype, self.face, &self.shape, a, b, out, after) };
+            unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, out, after) };
         });
         Ok(())
     }
