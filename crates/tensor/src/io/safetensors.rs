@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 use crate::tensor::{Tensor, eval_all};
 use half::{bf16, f16};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::{Map, Value, json};
+use serde_json::{Map as Object, Value, json};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
+
+use super::map::Map;
 
 /// The longest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -132,14 +132,13 @@ pub fn load(path: impl AsRef<Path>) -> Result<Loaded> {
     })
 }
 
-/// An opened file: its header is read and checked, its elements are read when asked for.
+/// An opened file: its header is read and checked, its elements are mapped into memory and copied
+/// into tensors when asked for. So a file of any size opens at once.
 #[derive(Debug)]
 pub struct SafeTensors {
-    path: PathBuf,
-    /// Behind a lock, because reading moves its cursor.
-    file: Mutex<File>,
+    map: Map,
     /// Where the elements begin.
-    base: u64,
+    base: usize,
     entries: Vec<FileEntry>,
     metadata: BTreeMap<String, String>,
 }
@@ -164,35 +163,33 @@ impl SafeTensors {
     /// # Errors
     /// If the file cannot be read, or what of the above does not hold.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref().to_owned();
-        let mut file = File::open(&path).map_err(io_error(&path))?;
-        let length = file.metadata().map_err(io_error(&path))?.len();
-        let refuse = |reason: String| Error::Format {
-            path: path.display().to_string(),
-            reason,
-        };
-        if length < 8 {
-            return Err(refuse(format!(
+        Self::read(Map::open(path)?)
+    }
+
+    /// As [`open`](SafeTensors::open), of bytes that are mapped or in memory already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(map: Map) -> Result<Self> {
+        let length = map.len() as u64;
+        let Some((size, rest)) = map.split_first_chunk::<8>() else {
+            return Err(map.refuse(format!(
                 "not a safetensors file: it has {length} bytes, fewer than the header's length takes"
             )));
-        }
-        let mut size = [0; 8];
-        file.read_exact(&mut size).map_err(io_error(&path))?;
-        let size = u64::from_le_bytes(size);
+        };
+        let size = u64::from_le_bytes(*size);
         if size > LONGEST_HEADER || size > length - 8 {
-            return Err(refuse(format!(
+            return Err(map.refuse(format!(
                 "not a safetensors file, or cut short: it claims a header of {size} bytes and has {length} in all"
             )));
         }
-        let mut header = vec![0; size as usize];
-        file.read_exact(&mut header).map_err(io_error(&path))?;
-        let Header(header) = serde_json::from_slice(&header)
-            .map_err(|error| refuse(format!("its header is not a JSON object: {error}")))?;
-        let (entries, metadata) = parse_header(header, length - 8 - size).map_err(refuse)?;
+        let Unique(header) = serde_json::from_slice(&rest[..size as usize])
+            .map_err(|error| map.refuse(format!("its header is not a JSON object: {error}")))?;
+        let (entries, metadata) =
+            parse_header(header, length - 8 - size).map_err(|reason| map.refuse(reason))?;
         Ok(SafeTensors {
-            path,
-            file: Mutex::new(file),
-            base: 8 + size,
+            base: 8 + size as usize,
+            map,
             entries,
             metadata,
         })
@@ -211,47 +208,41 @@ impl SafeTensors {
     /// Reads one tensor.
     ///
     /// # Errors
-    /// If the file cannot be read, or the element type is one that tensors do not have.
+    /// If the element type is one that tensors do not have.
     pub fn tensor(&self, entry: &FileEntry) -> Result<Tensor> {
         let known = DTYPES.iter().find(|(name, ..)| *name == entry.dtype);
         let Some((_, _, Some(dtype))) = known else {
-            return Err(Error::Format {
-                path: self.path.display().to_string(),
-                reason: format!(
-                    "`{}` has elements of type {}, which Fornax does not have",
-                    entry.name, entry.dtype
-                ),
-            });
+            return Err(self.map.refuse(format!(
+                "`{}` has elements of type {}, which Fornax does not have",
+                entry.name, entry.dtype
+            )));
         };
-        let mut bytes = vec![0; (entry.bytes.end - entry.bytes.start) as usize];
-        let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
-        file.seek(SeekFrom::Start(self.base + entry.bytes.start))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(io_error(&self.path))?;
-        Ok(from_bytes(*dtype, &bytes, &entry.shape))
+        let Range { start, end } = entry.bytes;
+        let bytes = &self.map[self.base + start as usize..self.base + end as usize];
+        Ok(from_bytes(*dtype, bytes, &entry.shape))
     }
 }
 
-/// A header's entries, no two of one name.
-struct Header(Map<String, Value>);
+/// A JSON object, no two of whose entries have one name.
+pub(super) struct Unique(pub(super) Object<String, Value>);
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
-            type Value = Header;
+            type Value = Unique;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut entries = Map::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique, A::Error> {
+                let mut entries = Object::new();
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
                     if entries.contains_key(&name) {
                         return Err(A::Error::custom(format!("`{name}` is there twice")));
                     }
                     entries.insert(name, value);
                 }
-                Ok(Header(entries))
+                Ok(Unique(entries))
             }
         }
         deserializer.deserialize_map(Entries)
@@ -260,7 +251,7 @@ impl<'de> Deserialize<'de> for Header {
 
 type Parsed = (Vec<FileEntry>, BTreeMap<String, String>);
 
-fn parse_header(header: Map<String, Value>, length: u64) -> Result<Parsed, String> {
+fn parse_header(header: Object<String, Value>, length: u64) -> Result<Parsed, String> {
     let mut entries = Vec::new();
     let mut metadata = BTreeMap::new();
     for (name, value) in header {
@@ -391,6 +382,11 @@ pub(super) fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> io::Result
 pub(super) fn from_bytes(dtype: DType, bytes: &[u8], shape: &[usize]) -> Tensor {
     macro_rules! elements {
         ($t:ty) => {{
+            if cfg!(target_endian = "little")
+                && let Ok(elements) = bytemuck::try_cast_slice::<u8, $t>(bytes)
+            {
+                return Tensor::from_slice(elements, shape);
+            }
             let parts = bytes.chunks_exact(size_of::<$t>());
             let elements: Vec<$t> = parts
                 .map(|part| <$t>::from_le_bytes(part.try_into().expect("a whole element")))
@@ -403,7 +399,7 @@ pub(super) fn from_bytes(dtype: DType, bytes: &[u8], shape: &[usize]) -> Tensor 
             bytes.iter().map(|&byte| byte != 0).collect::<Vec<_>>(),
             shape,
         ),
-        DType::U8 => Tensor::from_vec(bytes.to_vec(), shape),
+        DType::U8 => Tensor::from_slice(bytes, shape),
         DType::I32 => elements!(i32),
         DType::I64 => elements!(i64),
         DType::F16 => elements!(f16),
