@@ -2,7 +2,7 @@
 """Makes the PyTorch fixtures that the Rust tests read.
 
     python3 -m venv /tmp/torch
-    /tmp/torch/bin/pip install torch torchvision numpy safetensors transformers
+    /tmp/torch/bin/pip install torch torchvision numpy safetensors transformers gguf sentencepiece
     /tmp/torch/bin/python scripts/make-fixtures.py [NAME]...
 
 Without names it makes them all. `scripts/fixtures/core.py` describes the format. The files are committed,
@@ -13,7 +13,22 @@ import sys
 
 import numpy as np
 import torch
-from fixtures import layers, losses, metrics, npy, ops, optim, recurrent, resnets, training, transformers
+from fixtures import (
+    gguf_files,
+    layers,
+    losses,
+    metrics,
+    npy,
+    ops,
+    optim,
+    pretrained,
+    recurrent,
+    resnets,
+    sampling,
+    tokenizers_,
+    training,
+    transformers,
+)
 
 MAKERS = {
     "ops": ops.make,
@@ -26,6 +41,10 @@ MAKERS = {
     "npy": npy.make,
     "transformers": transformers.make,
     "resnets": resnets.make,
+    "gguf": gguf_files.make,
+    "sampling": sampling.make,
+    "pretrained": pretrained.make,
+    "tokenizers": tokenizers_.make,
 }
 
 

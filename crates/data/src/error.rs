@@ -89,6 +89,10 @@ pub enum Error {
         count: usize,
     },
 
+    /// A file of tensors that cannot be used.
+    #[error(transparent)]
+    Tensors(#[from] fornax_tensor::Error),
+
     /// Settings that do not fit the data, such as an augmentation of images asked of a table.
     #[error("{0}")]
     Mismatch(String),

@@ -13,6 +13,9 @@
 //! 4. A [`Loader`] shuffles, augments ([`Augment`]), scales and batches,
 //!    ahead of time on a thread of its own.
 //!
+//! Text has a way of its own: a [`text::Tokenizer`] makes it [`text::Tokens`], of which
+//! [`text::Windows`] are batches.
+//!
 //! Everything random is a function of a seed, the epoch and the sample
 //! ([`rng`]), so any batch can be made again. Whatever is wrong with data from
 //! outside is an [`Error`] that names the file, the place and the remedy.
@@ -47,12 +50,13 @@ pub mod rng;
 mod schema;
 mod split;
 pub mod table;
+pub mod text;
 
 pub use augment::Augment;
 pub use dataset::{Dataset, Features, InMemory, SharedDataset, Subset, Targets, class_counts};
 pub use error::{Error, Result};
 pub use images::{Colour, ImageFolder, ImageForm, ImageParts, read_image};
-pub use loader::{Batch, Epoch, Loader};
+pub use loader::{Batch, Batches, Epoch, Loader};
 pub use locate::locate;
 pub use preprocess::{Preprocess, Scaling};
 pub use schema::{Input, Schema, TargetKind};

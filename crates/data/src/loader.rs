@@ -171,14 +171,67 @@ impl Loader {
     }
 }
 
+/// What a trainer learns from: batches by epoch.
+///
+/// The batches of an epoch are a function of its number alone, so that a run can go on anywhere.
+pub trait Batches: Send + Sync {
+    /// How many samples an epoch visits.
+    fn samples(&self) -> usize;
+
+    /// How many batches an epoch has.
+    fn batches(&self) -> usize;
+
+    /// The batches of epoch `epoch` but the first `skip`, which are not made.
+    fn epoch(&self, epoch: u64, skip: usize) -> Box<dyn Iterator<Item = Result<Batch>> + '_>;
+
+    /// Shows `take` everything that the batches are made of, so that other data is noticed.
+    ///
+    /// # Errors
+    /// If something cannot be read.
+    fn digest(&self, take: &mut dyn FnMut(&[u8])) -> Result<()>;
+}
+
+impl Batches for Loader {
+    fn samples(&self) -> usize {
+        Loader::samples(self)
+    }
+
+    fn batches(&self) -> usize {
+        Loader::batches(self)
+    }
+
+    fn epoch(&self, epoch: u64, skip: usize) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
+        Box::new(Loader::epoch(self, epoch).skip(skip))
+    }
+
+    fn digest(&self, take: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let data = &self.maker.data;
+        let mut x = vec![0f32; data.schema().sample_len()];
+        let mut y = vec![0f32; data.schema().target_shape().iter().product()];
+        for index in 0..data.len() {
+            data.read(index, &mut x)?;
+            take(bytemuck::cast_slice(&x));
+            match data.schema().target {
+                TargetKind::Classes { .. } => take(&data.class(index).to_le_bytes()),
+                TargetKind::Values { .. } => {
+                    data.read_values(index, &mut y)?;
+                    take(bytemuck::cast_slice(&y));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Some samples, put together.
 #[derive(Clone)]
 pub struct Batch {
-    /// The features, `[batch, ...sample shape]`, `f32`.
+    /// The features, `[batch, ...sample shape]`, `f32`; of text, the tokens `[batch, time]`, `i64`.
     pub x: Tensor,
-    /// The targets: classes `[batch]` as `i64`, or values `[batch, ...target shape]` as `f32`.
+    /// The targets: classes `[batch]` as `i64`, or values `[batch, ...target shape]` as `f32`; of
+    /// text, the tokens to predict `[batch, time]`, `i64`.
     pub y: Tensor,
-    /// The numbers of the samples in the loader's dataset.
+    /// The numbers of the samples in the loader's dataset; of text, where they begin.
     pub indices: Vec<u32>,
 }
 

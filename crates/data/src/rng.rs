@@ -19,6 +19,12 @@ pub enum Purpose {
     Augment = 2,
     /// Cutting a dataset into training, validation and test parts.
     Split = 3,
+    /// The place of a window in a text.
+    Window = 4,
+    /// What of a window is hidden.
+    Mask = 5,
+    /// The choice of the next token of a generated text.
+    Sample = 6,
 }
 
 /// A stream of random numbers, fixed by `(seed, purpose, epoch, index)`.
