@@ -452,6 +452,14 @@ impl BertForSequenceClassification {
     }
 }
 
+/// Texts without padding, of one segment.
+impl Layer for BertForMaskedLM {
+    #[track_caller]
+    fn forward(&self, ids: &Tensor) -> Tensor {
+        self.forward(ids, BertInput::default())
+    }
+}
+
 impl BertForTokenClassification {
     /// The network of this configuration.
     ///

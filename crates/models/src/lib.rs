@@ -12,6 +12,8 @@ pub mod causal;
 mod char_rnn;
 mod cnn;
 mod encoder;
+pub mod generate;
+pub mod gguf;
 mod gpt2;
 mod lenet;
 mod llama;

@@ -2,7 +2,8 @@
 
 use crate::ConfigError;
 use fornax_nn::{Module, init, load_state_dict};
-use fornax_tensor::io::safetensors::{FileEntry, SafeTensors, save as save_tensors};
+use fornax_tensor::io::Sharded;
+use fornax_tensor::io::safetensors::save as save_tensors;
 use fornax_tensor::{Tensor, io};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -254,56 +255,16 @@ impl Source for HashMap<String, Tensor> {
 /// The `.safetensors` files of a folder.
 struct Files {
     folder: String,
-    files: Vec<SafeTensors>,
-    /// The file and the entry of each tensor.
-    places: HashMap<String, (usize, FileEntry)>,
+    files: Sharded,
 }
 
 impl Files {
     fn open(folder: &Path) -> Result<Files> {
-        let index = folder.join("model.safetensors.index.json");
-        let names = match index.exists() && !folder.join("model.safetensors").exists() {
-            true => parts(&index)?,
-            false => vec!["model.safetensors".to_owned()],
-        };
-        let mut files = Vec::with_capacity(names.len());
-        let mut places = HashMap::new();
-        for name in &names {
-            let file = SafeTensors::open(folder.join(name))?;
-            for entry in file.entries() {
-                let place = (files.len(), entry.clone());
-                if places.insert(entry.name.clone(), place).is_some() {
-                    let reason = format!("`{}` is in several files", entry.name);
-                    return Err(json_error(&folder.join(name), reason));
-                }
-            }
-            files.push(file);
-        }
         Ok(Files {
             folder: folder.display().to_string(),
-            files,
-            places,
+            files: Sharded::open(folder)?,
         })
     }
-}
-
-/// The files that an index names. Only those that lie beside it.
-fn parts(index: &Path) -> Result<Vec<String>> {
-    let value = read_json(index)?;
-    let map = value.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| json_error(index, "it has no \"weight_map\""))?;
-    let mut names: Vec<String> = Vec::new();
-    for (tensor, file) in map {
-        let name = file.as_str().unwrap_or_default();
-        if name.is_empty() || Path::new(name).file_name() != Some(name.as_ref()) {
-            let reason = format!("`{tensor}` lies in {file}, which is no file beside the index");
-            return Err(json_error(index, reason));
-        }
-        names.push(name.to_owned());
-    }
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
 }
 
 impl Source for Files {
@@ -311,11 +272,14 @@ impl Source for Files {
         self.folder.clone()
     }
     fn names(&self) -> Vec<&str> {
-        self.places.keys().map(String::as_str).collect()
+        self.files
+            .entries()
+            .map(|entry| entry.name.as_str())
+            .collect()
     }
     fn tensor(&self, name: &str) -> Option<Result<Tensor>> {
-        let (file, entry) = self.places.get(name)?;
-        Some(self.files[*file].tensor(entry).map_err(Error::from))
+        let tensor = self.files.tensor(name)?;
+        Some(tensor.map_err(Error::from))
     }
 }
 
@@ -441,7 +405,7 @@ mod tests {
 
         let outside = serde_json::json!({ "weight_map": { "wte": "../a.safetensors" } });
         std::fs::write(&index, outside.to_string()).unwrap();
-        assert!(error(&folder).contains("no file beside the index"));
+        assert!(error(&folder).contains("not a safetensors file in the same folder"));
     }
 
     #[test]
