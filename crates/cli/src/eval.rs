@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::output::{Table, json_line, line};
 use crate::{Outcome, set_threads};
-use fornax::train::Trained;
 use fornax::train::progress::{thousands, value};
+use fornax::train::run::read_recipe;
+use fornax::train::{Trained, TrainedText};
 
 /// Evaluate a trained network on its test data
 #[derive(clap::Args)]
@@ -27,19 +28,20 @@ pub struct Args {
 
 pub fn run(args: Args) -> Outcome {
     set_threads(args.threads)?;
-    let trained = Trained::load(&args.run)?;
-    let (part, figures) = trained.evaluate(args.data.as_deref())?;
+    let data = args.data.as_deref();
+    let recipe = read_recipe(&args.run)?;
+    let (part, figures) = match recipe.data.is_text() {
+        true => ("validation", TrainedText::load(&args.run)?.evaluate(data)?),
+        false => Trained::load(&args.run)?.evaluate(data)?,
+    };
     if args.json {
         let mut object = figures.to_json(&format!("{part}_"));
-        object.insert("recipe".into(), json!(trained.recipe.name));
+        object.insert("recipe".into(), json!(recipe.name));
         json_line(&Value::Object(object))?;
         return Ok(());
     }
     let samples = thousands(figures.samples as f64);
-    line(format!(
-        "{} on {samples} {part} examples\n",
-        trained.recipe.name
-    ))?;
+    line(format!("{} on {samples} {part} examples\n", recipe.name))?;
     let mut table = Table::new(&["metric", ">value"]);
     table.row(["loss".to_owned(), value("loss", figures.scores.loss)]);
     for (name, metric) in &figures.scores.metrics {

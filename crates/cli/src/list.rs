@@ -76,6 +76,11 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
                 "lenet" => {
                     "two 3x3 convolutions (32, 64), each with max-pooling, then dense 128; ReLU"
                 }
+                "vit" => "Vision Transformer: layers, heads, width, patch",
+                "gpt2" => {
+                    "Transformer that predicts the next token of a text: layers, heads, width"
+                }
+                "bert" => "Transformer that guesses hidden words of a text: layers, heads, width",
                 _ => "",
             };
             let names = choices("model.name").into_iter();
@@ -85,6 +90,12 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
         What::Datasets => {
             let about = |name: &str| match name {
                 "csv" => "a CSV file of yours: --set data.path=FILE".to_owned(),
+                "text" => {
+                    "a text of yours, a file or a folder of .txt: --set data.path=FILE".to_owned()
+                }
+                "shakespeare" => {
+                    "Shakespeare's works, 5 MB of text; scripts/fetch-data shakespeare".to_owned()
+                }
                 "images" => "a folder of yours, class/image.png: --set data.path=DIR".to_owned(),
                 name => {
                     let known = builtin::LIST.iter().find(|known| known.name == name);

@@ -1,7 +1,9 @@
 //! The program `fornax`: trains, evaluates and uses networks from the command line.
 
 mod bench;
+mod embed;
 mod eval;
+mod generate;
 mod inspect;
 mod list;
 mod output;
@@ -25,6 +27,8 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Predict(predict::Args),
+    Generate(generate::Args),
+    Embed(embed::Args),
     Inspect(inspect::Args),
     List(list::Args),
     Bench(bench::Args),
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::List(args) => list::run(args),
         Command::Bench(args) => bench::run(args),

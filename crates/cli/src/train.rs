@@ -93,17 +93,10 @@ impl Callback<Network> for JsonLines {
 
 fn introduce(run: &Run) -> Outcome {
     let recipe = run.recipe();
-    let parts = &run.data().parts;
-    let count =
-        |part: &Option<fornax::data::SharedDataset>| part.as_ref().map_or(0, |part| part.len());
     line(format!("{}: {}", recipe.name, recipe.description))?;
-    line(format!(
-        "data: {} for training, {} for validation, {} for the test",
-        thousands(parts.train.len() as f64),
-        thousands(count(&parts.validation) as f64),
-        thousands(count(&parts.test) as f64),
-    ))?;
-    line(format!("read as: {}", run.data().schema()))?;
+    for about in run.data().describe() {
+        line(about)?;
+    }
     line(format!("folder: {}\n", run.folder().display()))?;
     line(run.summary().to_string())?;
     Ok(())
@@ -136,6 +129,11 @@ fn conclude(report: &Report) -> Outcome {
         pictures += &format!(" and {folder}/confusion.png");
     }
     line(format!("\nlook at {pictures}"))?;
-    line(format!("use it:  fornax predict {folder} FILE..."))?;
+    match report.writes {
+        true => line(format!(
+            "use it:  fornax generate {folder} --prompt \"...\""
+        ))?,
+        false => line(format!("use it:  fornax predict {folder} FILE..."))?,
+    }
     Ok(())
 }

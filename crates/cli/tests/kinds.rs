@@ -233,3 +233,66 @@ fn a_folder_of_pictures_needs_no_recipe() {
     );
     fornax(folder, &["predict", "runs/leaves", "leaves/red/3.png"]);
 }
+
+#[test]
+fn a_text_of_ones_own_is_learnt_and_gone_on_with() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(folder.join("abc.txt"), "abcdefgh\n".repeat(400)).unwrap();
+    let set = "data.name=text data.path=abc.txt data.context=18 data.steps=60 epochs=3 \
+               batch_size=8 model.layers=1 model.heads=2 model.width=32 \
+               optimizer.learning_rate=0.01";
+    let mut args = vec!["train", "shakespeare-gpt", "--out", "run"];
+    args.extend(set.split_whitespace().flat_map(|set| ["--set", set]));
+    json(folder, &args);
+    let figures = json(folder, &["eval", "run"]);
+    assert!(
+        figures["validation_perplexity"].as_f64().unwrap() < 1.5,
+        "{figures}"
+    );
+    let greedy = ["generate", "run", "--prompt", "cdef", "--temperature", "0"];
+    let told = json(folder, &[&greedy[..], &["--max-tokens", "40"]].concat());
+    // Beyond the context, too.
+    let wanted = "gh\nabcdefgh\nabcdefgh\nabcdefgh\nabcdefgh\nab";
+    assert_eq!(told["text"], wanted[..40], "{told}");
+    let stopped = [&greedy[..], &["--stop", "bcd"]].concat();
+    assert_eq!(json(folder, &stopped)["text"], "gh\na");
+    let shown = fornax(folder, &[&greedy[..], &["--max-tokens", "4"]].concat());
+    assert_eq!(shown, "cdefgh\na\n");
+    let beams = [
+        "generate",
+        "run",
+        "--prompt",
+        "cdef",
+        "--beams",
+        "3",
+        "--max-tokens",
+        "5",
+    ];
+    assert_eq!(json(folder, &beams)["text"], "gh\nab");
+    let told = fornax(folder, &["inspect", "run"]);
+    assert!(told.contains("gpt2"), "{told}");
+    for (args, part) in [
+        (vec!["predict", "run", "abc"], "fornax generate"),
+        (
+            vec!["generate", "run", "--prompt", "xyz"],
+            "the character 'x'",
+        ),
+        (
+            vec!["generate", "run", "--prompt", "a", "--chat"],
+            "conversations",
+        ),
+        (
+            vec!["generate", "run", "--prompt", "a", "--top-p", "2"],
+            "--top-p",
+        ),
+        (vec!["generate", "nothing", "--prompt", "a"], "nothing"),
+    ] {
+        let output = start(folder, &args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(part),
+            "{args:?}: {error}"
+        );
+    }
+}

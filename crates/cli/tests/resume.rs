@@ -35,6 +35,35 @@ const CONVOLUTIONAL: &[&str] = &[
     "checkpoint.every_steps=5",
 ];
 
+/// A language model on random windows of a text, with dropout and decay groups.
+fn language(text: &Path, model: &str) -> Vec<String> {
+    let set = match model {
+        "bert" => "data.tokenizer=bpe data.vocabulary=300 data.masked=0.2",
+        _ => "data.tokenizer=characters accumulate=2",
+    };
+    let all = "data.name=text data.context=16 data.steps=30 epochs=4 batch_size=8 model.layers=2 \
+               model.heads=2 model.width=32 model.dropout=0.2 schedule.name=cosine \
+               schedule.warmup=0.1 regularization.label_smoothing=0.1 regularization.clip_norm=1 \
+               checkpoint.every_steps=7";
+    let mut recipe = vec!["shakespeare-gpt".to_owned()];
+    recipe.push(format!("data.path={}", text.display()));
+    recipe.push(format!("model.name={model}"));
+    recipe.extend(all.split_whitespace().map(str::to_owned));
+    recipe.extend(set.split_whitespace().map(str::to_owned));
+    recipe
+}
+
+fn write_text(path: &Path) {
+    let words = [
+        "the", "sea", "of", "troubles", "to", "sleep", "and", "dream",
+    ];
+    let word = |i: usize| words[(i * i * 7 + i / 3) % words.len()];
+    let text: Vec<String> = (0..3000)
+        .map(|i| format!("{}{}", word(i), if i % 9 == 8 { ".\n" } else { " " }))
+        .collect();
+    std::fs::write(path, text.concat()).unwrap();
+}
+
 fn start(extra: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fornax"));
     command.arg("train").args(extra);
@@ -92,6 +121,18 @@ fn killed_at_any_moment_and_resumed_it_ends_the_same() {
 #[test]
 fn so_does_a_convolutional_network() {
     kill_and_resume(CONVOLUTIONAL, 3);
+}
+
+#[test]
+fn so_does_a_language_model() {
+    let temporary = tempfile::tempdir().unwrap();
+    let text = temporary.path().join("text.txt");
+    write_text(&text);
+    for model in ["gpt2", "bert"] {
+        let recipe = language(&text, model);
+        let recipe: Vec<&str> = recipe.iter().map(String::as_str).collect();
+        kill_and_resume(&recipe, 2);
+    }
 }
 
 fn kill_and_resume(recipe: &[&str], rounds: u32) {

@@ -56,9 +56,9 @@ impl Data {
                 schema.name
             )));
         }
-        let scaling = match recipe.data.normalize.as_str() {
-            "none" => Scaling::None,
-            "min_max" => Scaling::MinMax,
+        let scaling = match recipe.data.normalize.as_deref() {
+            Some("none") => Scaling::None,
+            Some("min_max") => Scaling::MinMax,
             _ => Scaling::Standard,
         };
         Ok(Self {

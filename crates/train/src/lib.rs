@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod callback;
 mod data;
+mod embedder;
 mod error;
 mod lock;
 pub mod log;
@@ -16,16 +17,22 @@ mod predict;
 pub mod progress;
 pub mod recipe;
 pub mod run;
+mod text;
 mod trainer;
+mod writer;
 
 pub use callback::{Callback, EpochRecord, Flow};
 pub use data::Data;
+pub use embedder::Embedder;
 pub use error::{Error, Result};
-pub use model::{Network, build as build_model};
+pub use model::{Network, build as build_model, build_for_text as build_text_model};
 pub use predict::Answer;
 pub use progress::Progress;
 pub use recipe::{OptimizerRecipe, Recipe, ScheduleRecipe};
-pub use run::{Report, Run, Trained};
+pub use run::{Material, Report, Run, Trained, TrainedText};
+pub use text::Text;
 pub use trainer::{
-    ClassFigures, Evaluation, Outcome, Supervised, Task, TrainConfig, Trainer, evaluate, predict,
+    ClassFigures, Evaluation, Language, Outcome, Supervised, Task, TrainConfig, Trainer, evaluate,
+    evaluate_text, predict,
 };
+pub use writer::{Writer, Written};

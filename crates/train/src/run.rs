@@ -4,6 +4,7 @@
 //! recipe.toml         the complete recipe
 //! data.json           what the examples are and how they are scaled, for predictions
 //! metrics.jsonl       one line per epoch, and one for the test
+//! tokenizer.json      in place of data.json: how text becomes tokens
 //! model.safetensors   the trained weights
 //! checkpoint/         where the run stands
 //! curves.png          loss and metrics by epoch
@@ -18,7 +19,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use fornax_data::{Loader, Preprocess, Schema, SharedDataset, Splits};
+use fornax_data::text::Tokenizer;
+use fornax_data::{Batches, Loader, Preprocess, Schema, SharedDataset, Splits};
+use fornax_models::Gpt2;
 use fornax_nn::Summary;
 use fornax_tensor::io::{is_leftover, remove_leftovers, write_atomic};
 
@@ -29,10 +32,14 @@ use crate::lock::{self, Lock};
 use crate::model::{self, Network};
 use crate::plot::{self, Line, Panel};
 use crate::recipe::Recipe;
-use crate::trainer::{Evaluation, Part, TrainConfig, Trainer, evaluate, loaders, log_line};
+use crate::text::Text;
+use crate::trainer::{
+    Evaluation, Language, Part, TrainConfig, Trainer, evaluate, evaluate_text, loaders, log_line,
+};
 
 const RECIPE: &str = "recipe.toml";
 const DATA: &str = "data.json";
+const TOKENIZER: &str = "tokenizer.json";
 const MODEL: &str = "model.safetensors";
 const CURVES: &str = "curves.png";
 const CONFUSION: &str = "confusion.png";
@@ -48,11 +55,62 @@ struct About {
     held_out: Part,
 }
 
+/// What a run learns from.
+// There is one for each run, which is no matter of bytes.
+#[allow(clippy::large_enum_variant)]
+pub enum Material {
+    /// Examples of their own each, such as pictures.
+    Examples(Data),
+    /// One long text.
+    Text(Text),
+}
+
+impl Material {
+    fn load(recipe: &Recipe, folder: Option<&Path>) -> Result<Self> {
+        Ok(match recipe.data.is_text() {
+            true => Material::Text(Text::load(recipe, folder)?),
+            false => Material::Examples(Data::load(recipe, folder)?),
+        })
+    }
+
+    /// How much there is and how it was read, in a few lines for people.
+    pub fn describe(&self) -> Vec<String> {
+        let count = |n: usize| crate::progress::thousands(n as f64);
+        match self {
+            Material::Examples(data) => {
+                let parts = &data.parts;
+                let size =
+                    |part: &Option<SharedDataset>| count(part.as_ref().map_or(0, |p| p.len()));
+                vec![
+                    format!(
+                        "data: {} for training, {} for validation, {} for the test",
+                        count(parts.train.len()),
+                        size(&parts.validation),
+                        size(&parts.test),
+                    ),
+                    format!("read as: {}", data.schema()),
+                ]
+            }
+            Material::Text(text) => {
+                let validation = text.validation.as_ref().map_or(0, Batches::samples);
+                vec![
+                    format!(
+                        "data: {} windows an epoch for training, {} for validation",
+                        count(text.train.samples()),
+                        count(validation),
+                    ),
+                    format!("read as: {}", text.describe()),
+                ]
+            }
+        }
+    }
+}
+
 /// A training by a recipe in a folder.
 pub struct Run {
     folder: PathBuf,
     recipe: Recipe,
-    data: Data,
+    data: Material,
     network: Network,
     lock: Lock,
     resume: bool,
@@ -73,6 +131,8 @@ pub struct Report {
     pub parameters: usize,
     /// Seconds of training in this process, validation and checkpoints included.
     pub seconds: f64,
+    /// Whether the network writes text.
+    pub writes: bool,
 }
 
 impl Report {
@@ -152,7 +212,7 @@ impl Run {
             )));
         }
         let lock = Lock::take(folder)?;
-        for name in [RECIPE, DATA, MODEL, CURVES, CONFUSION] {
+        for name in [RECIPE, DATA, TOKENIZER, MODEL, CURVES, CONFUSION] {
             remove_leftovers(&folder.join(name));
         }
         let (data, network) = prepare(&stored, data)?;
@@ -164,7 +224,7 @@ impl Run {
             lock,
             resume: true,
         };
-        if !folder.join(DATA).exists() {
+        if !folder.join(DATA).exists() && !folder.join(TOKENIZER).exists() {
             run.start()?;
         }
         Ok(run)
@@ -174,10 +234,17 @@ impl Run {
     fn start(&self) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(io("create", &self.folder))?;
         write_text(&self.folder.join(RECIPE), &self.recipe.to_toml())?;
+        let data = match &self.data {
+            Material::Examples(data) => data,
+            Material::Text(text) => {
+                let path = self.folder.join(TOKENIZER);
+                return write_text(&path, &text.tokenizer.to_json());
+            }
+        };
         let about = About {
-            schema: self.data.schema().clone(),
-            preprocess: self.data.preprocess.clone(),
-            held_out: Part::of(held_out(&self.data.parts).1)?,
+            schema: data.schema().clone(),
+            preprocess: data.preprocess.clone(),
+            held_out: Part::of(held_out(&data.parts).1)?,
         };
         let text = serde_json::to_string_pretty(&about).expect("plain data");
         write_text(&self.folder.join(DATA), &text)
@@ -189,7 +256,7 @@ impl Run {
     }
 
     /// The data.
-    pub fn data(&self) -> &Data {
+    pub fn data(&self) -> &Material {
         &self.data
     }
 
@@ -200,7 +267,10 @@ impl Run {
 
     /// The network's layers.
     pub fn summary(&self) -> Summary {
-        summary(&self.network, self.data.schema(), &self.recipe)
+        match &self.data {
+            Material::Examples(data) => summary(&self.network, data.schema(), &self.recipe),
+            Material::Text(_) => summary_of_text(&self.network, &self.recipe),
+        }
     }
 
     /// Trains, tests, and writes weights and pictures.
@@ -209,10 +279,7 @@ impl Run {
     /// As [`Trainer::fit`], and if files cannot be written.
     pub fn train(mut self, callbacks: Vec<Box<dyn Callback<Network>>>) -> Result<Report> {
         let started = Instant::now();
-        let parts = self.data.parts.clone();
         let mut trainer = Trainer::new(TrainConfig::from(&self.recipe))
-            .preprocess(self.data.preprocess.clone())
-            .augment(self.data.augment.clone())
             .folder(&self.folder)
             .lock(self.lock.clone())
             .callback(Curves::new(&self.folder, &self.recipe.name));
@@ -222,14 +289,29 @@ impl Run {
         if self.resume {
             trainer = trainer.resume();
         }
-        let history = trainer.fit(&mut self.network, &parts.train, parts.validation.as_ref())?;
+        let network = &mut self.network;
+        let history = match &self.data {
+            Material::Examples(data) => trainer
+                .preprocess(data.preprocess.clone())
+                .augment(data.augment.clone())
+                .fit(network, &data.parts.train, data.parts.validation.as_ref())?,
+            Material::Text(text) => {
+                let (train, validation) = text.parts();
+                trainer.fit_batches(&language(&self.recipe), network, train, validation)?
+            }
+        };
         let seconds = started.elapsed().as_secs_f64();
 
         fornax_nn::save(&self.network, self.folder.join(MODEL))?;
         plot_curves(&self.folder, &self.recipe.name, &history)?;
-        let test = match &parts.test {
-            Some(data) => Some(test(&self.network, data, &self.data.preprocess)?),
-            None => None,
+        let test = match &self.data {
+            Material::Examples(Data {
+                parts, preprocess, ..
+            }) => match &parts.test {
+                Some(data) => Some(test(&self.network, data, preprocess)?),
+                None => None,
+            },
+            Material::Text(_) => None,
         };
         if let Some(test) = &test {
             let mut line = serde_json::Map::new();
@@ -239,6 +321,7 @@ impl Run {
             plot_confusion(&self.folder, &self.recipe.name, test)?;
         }
         Ok(Report {
+            writes: self.recipe.model.name == "gpt2",
             folder: self.folder,
             recipe: self.recipe.name,
             history,
@@ -251,8 +334,14 @@ impl Run {
 
 /// Loads the data and builds the network. Whatever is wrong with a recipe is found here, before
 /// anything is written.
-fn prepare(recipe: &Recipe, data: Option<&Path>) -> Result<(Data, Network)> {
-    let data = Data::load(recipe, data)?;
+fn prepare(recipe: &Recipe, data: Option<&Path>) -> Result<(Material, Network)> {
+    let data = match Material::load(recipe, data)? {
+        Material::Examples(data) => data,
+        Material::Text(text) => {
+            let network = model::build_for_text(recipe, text.tokenizer.vocab_size())?;
+            return Ok((Material::Text(text), network));
+        }
+    };
     let Splits {
         train, validation, ..
     } = &data.parts;
@@ -275,7 +364,13 @@ fn prepare(recipe: &Recipe, data: Option<&Path>) -> Result<(Data, Network)> {
         train,
         validation.as_ref(),
     )?;
-    Ok((data, network))
+    Ok((Material::Examples(data), network))
+}
+
+fn language(recipe: &Recipe) -> Language {
+    Language {
+        label_smoothing: recipe.regularization.label_smoothing,
+    }
 }
 
 /// A trained network with what it must know to be used.
@@ -306,6 +401,12 @@ impl Trained {
             )));
         }
         let recipe = read_recipe(folder)?;
+        if recipe.data.is_text() {
+            return Err(Error::Run(format!(
+                "the run in {} learnt from text; use `fornax generate` or `fornax eval`",
+                folder.display()
+            )));
+        }
         let path = folder.join(DATA);
         let text = fs::read_to_string(&path).map_err(io("read", &path))?;
         let About {
@@ -316,14 +417,7 @@ impl Trained {
             .map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
         preprocess.check(&schema)?;
         let mut network = model::build(&recipe.model, &schema, recipe.seed)?;
-        let path = folder.join(MODEL);
-        if !path.exists() {
-            return Err(Error::Run(format!(
-                "{} has no {MODEL} yet; finish the run with --resume {0}",
-                folder.display()
-            )));
-        }
-        fornax_nn::load(&mut network, &path)?;
+        load_weights(&mut network, folder)?;
         Ok(Self {
             folder: folder.to_owned(),
             recipe,
@@ -364,6 +458,105 @@ impl Trained {
             )));
         }
         Ok((name, test(&self.network, part, &self.preprocess)?))
+    }
+}
+
+/// A trained model of language with its tokenizer.
+pub struct TrainedText {
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The network.
+    pub network: Network,
+    /// Between text and tokens.
+    pub tokenizer: Tokenizer,
+}
+
+impl TrainedText {
+    /// Loads the model of the run in `folder`.
+    ///
+    /// # Errors
+    /// If there is no run on text, it has no weights yet, or its files do not belong together.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let recipe = read_recipe(folder)?;
+        if !recipe.data.is_text() {
+            return Err(Error::Run(format!(
+                "the run in {} learnt from \"{}\", which is no text",
+                folder.display(),
+                recipe.data.name
+            )));
+        }
+        let tokenizer = Tokenizer::open(folder.join(TOKENIZER))?;
+        let mut network = model::build_for_text(&recipe, tokenizer.vocab_size())?;
+        load_weights(&mut network, folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            recipe,
+            network,
+            tokenizer,
+        })
+    }
+
+    /// The network's layers.
+    pub fn summary(&self) -> Summary {
+        summary_of_text(&self.network, &self.recipe)
+    }
+
+    /// The network as one that writes text.
+    ///
+    /// # Errors
+    /// If it only guesses hidden words.
+    pub fn writer(&self) -> Result<Gpt2> {
+        if self.recipe.model.name != "gpt2" {
+            return Err(Error::Run(format!(
+                "the run in {} trained a \"{}\", which guesses hidden words and cannot write",
+                self.folder.display(),
+                self.recipe.model.name
+            )));
+        }
+        let config = model::gpt2_config(&self.recipe, self.tokenizer.vocab_size());
+        let mut writer = Gpt2::new(&config).map_err(|error| Error::Run(error.to_string()))?;
+        load_weights(&mut writer, &self.folder)?;
+        Ok(writer)
+    }
+
+    /// Evaluates the network on the end of the run's text.
+    ///
+    /// # Errors
+    /// If the text cannot be had or there is no such part.
+    pub fn evaluate(&self, data: Option<&Path>) -> Result<Evaluation> {
+        let text = Text::load(&self.recipe, data)?;
+        if text.tokenizer.to_json() != self.tokenizer.to_json() {
+            return Err(Error::Run(format!(
+                "the text has changed since the run in {}: it makes another tokenizer now",
+                self.folder.display()
+            )));
+        }
+        let validation = text.validation.ok_or_else(|| {
+            Error::Run("the run kept no text for validation (data.validation = 0)".into())
+        })?;
+        evaluate_text(&language(&self.recipe), &self.network, &validation)
+    }
+}
+
+fn load_weights(network: &mut impl fornax_nn::Module, folder: &Path) -> Result<()> {
+    let path = folder.join(MODEL);
+    if !path.exists() {
+        return Err(Error::Run(format!(
+            "{} has no {MODEL} yet; finish the run with --resume {0}",
+            folder.display()
+        )));
+    }
+    Ok(fornax_nn::load(network, &path)?)
+}
+
+fn summary_of_text(network: &Network, recipe: &Recipe) -> Summary {
+    use fornax_tensor::{DType, Tensor};
+    let ids = Tensor::zeros([1, recipe.data.context.unwrap_or(64)], DType::I64);
+    Summary {
+        model: recipe.model.name.clone(),
+        ..fornax_nn::summary_of(network, |network| fornax_nn::Layer::forward(network, &ids))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the numbers of a recipe to optimizers and schedules.
 
-use fornax_nn::{Adagrad, Adam, AdamW, Optimizer, RMSprop, SGD, Schedule};
+use fornax_nn::{Adagrad, Adam, AdamW, Group, Optimizer, RMSprop, SGD, Schedule};
 
 use super::{OptimizerRecipe, Recipe, ScheduleRecipe};
 
@@ -17,6 +17,7 @@ impl OptimizerRecipe {
             name: name.into(),
             learning_rate,
             weight_decay,
+            decay: None,
             momentum: None,
             nesterov: None,
             beta1: None,
@@ -57,6 +58,9 @@ impl OptimizerRecipe {
                 $(if let Some(value) = self.$option {
                     optimizer = optimizer.$option(value);
                 })*
+                if self.decay.as_deref() == Some("matrices") {
+                    optimizer = optimizer.group(Group::vectors().weight_decay(0.0));
+                }
                 optimizer
             }};
         }

@@ -32,6 +32,22 @@ pub const BUILT_IN: &[(&str, &str)] = &[
         "fashion-cnn",
         include_str!("../../recipes/fashion-cnn.toml"),
     ),
+    (
+        "fashion-vit",
+        include_str!("../../recipes/fashion-vit.toml"),
+    ),
+    (
+        "shakespeare-gpt",
+        include_str!("../../recipes/shakespeare-gpt.toml"),
+    ),
+    (
+        "shakespeare-gpt-bpe",
+        include_str!("../../recipes/shakespeare-gpt-bpe.toml"),
+    ),
+    (
+        "shakespeare-bert",
+        include_str!("../../recipes/shakespeare-bert.toml"),
+    ),
 ];
 
 /// How a CSV file and a folder of pictures are learned when they are named in a recipe's place.
@@ -50,6 +66,8 @@ pub struct Recipe {
     pub batch_size: usize,
     pub accumulate: usize,
     pub data: DataRecipe,
+    /// All zero for text.
+    #[serde(default)]
     pub augment: AugmentRecipe,
     pub model: ModelRecipe,
     pub optimizer: OptimizerRecipe,
@@ -88,11 +106,23 @@ pub struct DataRecipe {
     pub channels: Option<String>,
     pub test: Option<f64>,
     pub validation: f64,
-    pub normalize: String,
+    pub normalize: Option<String>,
+    pub tokenizer: Option<String>,
+    pub vocabulary: Option<usize>,
+    pub context: Option<usize>,
+    pub steps: Option<usize>,
+    pub masked: Option<f64>,
+}
+
+impl DataRecipe {
+    /// Whether the data is text.
+    pub fn is_text(&self) -> bool {
+        schema::TEXTS.contains(&self.name.as_str())
+    }
 }
 
 /// `[augment]`: random changes of training images.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct AugmentRecipe {
@@ -110,6 +140,9 @@ pub struct AugmentRecipe {
 pub struct ModelRecipe {
     pub name: String,
     pub layers: Option<usize>,
+    pub heads: Option<usize>,
+    pub width: Option<usize>,
+    pub patch: Option<usize>,
     pub neurons: Option<OneOrMany>,
     pub channels: Option<OneOrMany>,
     pub convolutions: Option<usize>,
@@ -127,6 +160,8 @@ pub struct OptimizerRecipe {
     pub name: String,
     pub learning_rate: f64,
     pub weight_decay: f64,
+    #[serde(default)]
+    pub decay: Option<String>,
     pub momentum: Option<f64>,
     pub nesterov: Option<bool>,
     pub beta1: Option<f64>,
@@ -283,6 +318,11 @@ impl Recipe {
         if let Some(toml::Value::String(path)) = values.get_mut("data.path") {
             *path = absolute(path)?;
         }
+        if let Some(toml::Value::String(path)) = values.get_mut("data.tokenizer")
+            && !matches!(path.as_str(), "characters" | "bpe")
+        {
+            *path = absolute(path)?;
+        }
         let mut recipe: Self = toml::Value::Table(read::nest(&values))
             .try_into()
             .map_err(|error| Error::Recipe(format!("{file}: {error}")))?;
@@ -323,11 +363,26 @@ impl Recipe {
                 neurons.len()
             ));
         }
-        if matches!(self.data.name.as_str(), "csv" | "images") && self.data.path.is_none() {
+        if matches!(self.data.name.as_str(), "csv" | "images" | "text") && self.data.path.is_none()
+        {
             return refuse(format!(
                 "data.name = \"{}\" needs data.path, for example --set data.path=FILE",
                 self.data.name
             ));
+        }
+        let reads = matches!(self.model.name.as_str(), "gpt2" | "bert");
+        if reads != self.data.is_text() {
+            return refuse(match reads {
+                true => format!(
+                    "model.name = \"{}\" is for text, but data.name is \"{}\"",
+                    self.model.name, self.data.name
+                ),
+                false => format!(
+                    "data.name = \"{}\" is text, which model.name = \"{}\" cannot read; use gpt2 \
+                     or bert",
+                    self.data.name, self.model.name
+                ),
+            });
         }
         if self.schedule.warmup.unwrap_or(0.0) >= 1.0 {
             return refuse("schedule.warmup is a fraction of the steps, below 1".into());

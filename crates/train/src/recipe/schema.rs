@@ -119,7 +119,25 @@ const DATASETS: &[&str] = &[
     "fashion-mnist",
     "csv",
     "images",
+    "text",
+    "shakespeare",
 ];
+/// The data sets that are text.
+pub const TEXTS: &[&str] = &["text", "shakespeare"];
+/// The others.
+const EXAMPLES: &[&str] = &[
+    "digits",
+    "iris",
+    "breast-cancer",
+    "wine",
+    "diabetes",
+    "mnist",
+    "fashion-mnist",
+    "csv",
+    "images",
+];
+/// The networks that are Transformers.
+const TRANSFORMERS: &[&str] = &["gpt2", "bert", "vit"];
 const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw", "adagrad", "rmsprop"];
 const SCHEDULES: &[&str] = &[
     "constant",
@@ -162,9 +180,10 @@ pub const KEYS: &[Key] = &[
         "data.path",
         Kind::Text,
         "",
-        "CSV file, or folder of class/image.png, or of train, val and test with such in them",
+        "CSV file, or folder of class/image.png, or of train, val and test with such in them; text \
+         file, folder of .txt files, or .bin file of 16-bit tokens",
     )
-    .only("data.name", &["csv", "images"]),
+    .only("data.name", &["csv", "images", "text"]),
     key(
         "data.target",
         Kind::Text,
@@ -279,53 +298,123 @@ pub const KEYS: &[Key] = &[
         "data.validation",
         Kind::Float(0.0, 0.9),
         "0.1",
-        "fraction of the training data kept for validation, where the data has no such part; 0: none",
+        "fraction of the training data kept for validation, where the data has no such part; 0: \
+         none; of text, its end",
     ),
     key(
         "data.normalize",
         Kind::Choice(&["standard", "min_max", "none"]),
         "\"standard\"",
         "of inputs, by the training data: standard: mean 0, deviation 1; min_max: from 0 to 1",
-    ),
+    )
+    .only("data.name", EXAMPLES),
+    key(
+        "data.tokenizer",
+        Kind::Text,
+        "\"characters\"",
+        "\"characters\", \"bpe\" (learnt from the text), or a file or folder of a tokenizer",
+    )
+    .only("data.name", TEXTS),
+    key(
+        "data.vocabulary",
+        Kind::Int(256, 1 << 16),
+        "1024",
+        "tokens that \"bpe\" learns",
+    )
+    .only("data.name", TEXTS),
+    key(
+        "data.context",
+        Kind::Int(1, 1 << 20),
+        "64",
+        "tokens that the network sees at once",
+    )
+    .only("data.name", TEXTS),
+    key(
+        "data.steps",
+        COUNT,
+        "",
+        "batches of an epoch, drawn at random from the text; default: as many as cover it once",
+    )
+    .only("data.name", TEXTS),
+    key(
+        "data.masked",
+        Kind::Float(0.01, 0.9),
+        "0.15",
+        "share of tokens that are hidden from a network that guesses them",
+    )
+    .only("data.name", TEXTS),
     // augmentation
     key(
         "augment.shift",
         Kind::Int(0, 64),
         "0",
         "images move by up to this many pixels",
-    ),
+    )
+    .only("data.name", EXAMPLES),
     key(
         "augment.flip",
         Kind::Bool,
         "false",
         "images are mirrored left to right half of the time",
-    ),
+    )
+    .only("data.name", EXAMPLES),
     key(
         "augment.rotate",
         Kind::Float(0.0, 180.0),
         "0.0",
         "images turn by up to this many degrees",
-    ),
+    )
+    .only("data.name", EXAMPLES),
     key(
         "augment.scale",
         Kind::Float(0.0, 0.9),
         "0.0",
         "images grow or shrink by up to this fraction",
-    ),
+    )
+    .only("data.name", EXAMPLES),
     key(
         "augment.erase",
         UNIT,
         "0.0",
         "probability that a random rectangle is blanked",
-    ),
+    )
+    .only("data.name", EXAMPLES),
     // model
     key(
         "model.name",
-        Kind::Choice(&["mlp", "cnn", "lenet"]),
+        Kind::Choice(&["mlp", "cnn", "lenet", "vit", "gpt2", "bert"]),
         "\"mlp\"",
         "the network",
     ),
-    key("model.layers", Kind::Int(0, 1000), "2", "hidden layers").only("model.name", &["mlp"]),
+    key(
+        "model.layers",
+        Kind::Int(0, 1000),
+        "2",
+        "hidden layers, or blocks of a Transformer",
+    )
+    .only("model.name", &["mlp", "vit", "gpt2", "bert"])
+    .otherwise("model.name", &[("vit", "6"), ("gpt2", "4"), ("bert", "4")]),
+    key(
+        "model.heads",
+        Kind::Int(1, 1 << 10),
+        "4",
+        "heads of each attention; they divide the width",
+    )
+    .only("model.name", TRANSFORMERS),
+    key(
+        "model.width",
+        Kind::Int(1, 1 << 16),
+        "128",
+        "numbers that stand for a token or a patch",
+    )
+    .only("model.name", TRANSFORMERS),
+    key(
+        "model.patch",
+        Kind::Int(1, 1 << 10),
+        "4",
+        "pixels of a patch's side",
+    )
+    .only("model.name", &["vit"]),
     key(
         "model.neurons",
         Kind::Ints(1, 1 << 24),
@@ -374,7 +463,10 @@ pub const KEYS: &[Key] = &[
         "0.0",
         "fraction of activations dropped in training",
     )
-    .only("model.name", &["mlp", "cnn", "lenet"]),
+    .only(
+        "model.name",
+        &["mlp", "cnn", "lenet", "vit", "gpt2", "bert"],
+    ),
     // optimizer
     key(
         "optimizer.name",
@@ -399,6 +491,20 @@ pub const KEYS: &[Key] = &[
         "weight decay, decoupled in adamw",
     )
     .otherwise("optimizer.name", &[("adamw", "0.01")]),
+    key(
+        "optimizer.decay",
+        Kind::Choice(&["all", "matrices"]),
+        "\"all\"",
+        "what weight decay is for; matrices: not biases and norms",
+    )
+    .otherwise(
+        "model.name",
+        &[
+            ("vit", "\"matrices\""),
+            ("gpt2", "\"matrices\""),
+            ("bert", "\"matrices\""),
+        ],
+    ),
     key("optimizer.momentum", UNIT, "0.0", "momentum").only("optimizer.name", &["sgd", "rmsprop"]),
     key(
         "optimizer.nesterov",

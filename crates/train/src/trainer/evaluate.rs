@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use fornax_data::{Loader, Schema};
+use fornax_data::{Batches, Loader, Schema};
 use fornax_nn::metrics::{Average, ConfusionMatrix, auroc_one_vs_rest, predictions};
 use fornax_nn::{Layer, Module};
 use fornax_tensor::{Tensor, eval_all};
@@ -14,14 +14,42 @@ use crate::error::Result;
 use crate::number;
 
 /// The means of loss and metrics over a loader's data.
-pub(super) fn score<M: Module>(task: &dyn Task<M>, model: &M, loader: &Loader) -> Result<Scores> {
+pub(super) fn score<M: Module>(
+    task: &dyn Task<M>,
+    model: &M,
+    batches: &dyn Batches,
+) -> Result<Scores> {
+    Ok(run_through(task, model, batches)?.mean())
+}
+
+fn run_through<M: Module>(task: &dyn Task<M>, model: &M, batches: &dyn Batches) -> Result<Running> {
     let mut running = Running::default();
-    for batch in loader.epoch(0) {
+    for batch in batches.epoch(0, 0) {
         let batch = batch?;
         let Outcome { loss, metrics } = task.outcome(model, &batch);
         add(&mut running, batch.len(), &loss, &metrics)?;
     }
-    Ok(running.mean())
+    Ok(running)
+}
+
+/// Evaluates a model of language: loss, metrics and "perplexity", e to the power of the loss.
+///
+/// # Errors
+/// If the data cannot be read.
+pub fn evaluate_text<M: Module>(
+    task: &dyn Task<M>,
+    model: &M,
+    batches: &dyn Batches,
+) -> Result<Evaluation> {
+    let running = run_through(task, model, batches)?;
+    let mut scores = running.mean();
+    let perplexity = scores.loss.exp();
+    scores.metrics.push(("perplexity".to_owned(), perplexity));
+    Ok(Evaluation {
+        samples: running.samples() as usize,
+        scores,
+        classes: None,
+    })
 }
 
 fn add(

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use fornax_data::{Augment, Dataset, Preprocess, TargetKind};
+use fornax_data::{Augment, Batches, Dataset, Preprocess, TargetKind};
 
 use crate::error::Result;
 
@@ -43,6 +43,20 @@ impl Fingerprint {
             augment: of_text(&augment),
             train: Part::of(train)?,
             validation: validation.map(Part::of).transpose()?,
+        })
+    }
+
+    /// The fingerprint of a run on batches of any kind.
+    ///
+    /// # Errors
+    /// If something cannot be read.
+    pub fn of_batches(train: &dyn Batches, validation: Option<&dyn Batches>) -> Result<Self> {
+        Ok(Self {
+            schema: 0,
+            preprocess: 0,
+            augment: 0,
+            train: Part::of_batches(train)?,
+            validation: validation.map(Part::of_batches).transpose()?,
         })
     }
 
@@ -96,6 +110,20 @@ impl Part {
             samples: data.len(),
             features: features.finalize(),
             targets: targets.finalize(),
+        })
+    }
+
+    /// The fingerprint of batches of any kind, whose features and targets are one.
+    ///
+    /// # Errors
+    /// If something cannot be read.
+    pub fn of_batches(batches: &dyn Batches) -> Result<Self> {
+        let mut content = crc32fast::Hasher::new();
+        batches.digest(&mut |bytes| content.update(bytes))?;
+        Ok(Self {
+            samples: batches.samples(),
+            features: content.finalize(),
+            targets: 0,
         })
     }
 

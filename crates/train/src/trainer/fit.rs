@@ -1,9 +1,10 @@
 //! One run of a [`Trainer`], step by step.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use fornax_data::{Augment, Batch, Dataset, Loader, Preprocess, SharedDataset};
+use fornax_data::{Augment, Batch, Batches, Dataset, Loader, Preprocess, SharedDataset};
 use fornax_nn::{
     Module, Optimizer, Path as ModulePath, Schedule, clip_grad_norm, clip_grad_value,
     load_state_dict,
@@ -33,8 +34,8 @@ pub(super) struct Fit<'t, 'a, M> {
     optimizer: Box<dyn Optimizer>,
     schedule: Schedule,
     penalized: Vec<String>,
-    train: Loader,
-    validation: Option<Loader>,
+    train: Arc<dyn Batches>,
+    validation: Option<Arc<dyn Batches>>,
     checkpoints: Option<Checkpoints>,
     /// Keeps other processes out of the folder.
     lock: Option<Lock>,
@@ -48,8 +49,29 @@ pub(super) struct Fit<'t, 'a, M> {
     pending_samples: usize,
 }
 
-/// The loaders of a run, for training and validation; with them everything that can be wrong with
-/// a configuration is found, before anything is written.
+/// Finds everything that can be wrong with a configuration, before anything is written.
+pub(super) fn check(
+    config: &TrainConfig,
+    train: &dyn Batches,
+    validation: Option<&dyn Batches>,
+) -> Result<()> {
+    let wrong = |what: &str| Err(Error::Recipe(what.into()));
+    if config.accumulate == 0 {
+        return wrong("accumulate must be at least 1");
+    }
+    if config.early_stopping.patience > 0 && validation.is_none() {
+        return wrong("early_stopping.patience needs validation data");
+    }
+    if train.samples() == 0 {
+        return wrong("the training data has no examples");
+    }
+    if validation.is_some_and(|data| data.samples() == 0) {
+        return wrong("the validation data has no examples");
+    }
+    Ok(())
+}
+
+/// The loaders of a run on examples, for training and validation.
 pub(crate) fn loaders(
     config: &TrainConfig,
     preprocess: Option<&Preprocess>,
@@ -57,21 +79,8 @@ pub(crate) fn loaders(
     train: &SharedDataset,
     validation: Option<&SharedDataset>,
 ) -> Result<(Loader, Option<Loader>)> {
-    let wrong = |what: &str| Err(Error::Recipe(what.into()));
     if config.batch_size == 0 {
-        return wrong("batch_size must be at least 1");
-    }
-    if config.accumulate == 0 {
-        return wrong("accumulate must be at least 1");
-    }
-    if config.early_stopping.patience > 0 && validation.is_none() {
-        return wrong("early_stopping.patience needs validation data");
-    }
-    if train.is_empty() {
-        return wrong("the training data has no examples");
-    }
-    if validation.is_some_and(|data| data.is_empty()) {
-        return wrong("the validation data has no examples");
+        return Err(Error::Recipe("batch_size must be at least 1".into()));
     }
     let loader = |data: &SharedDataset| -> Result<Loader> {
         let loader = Loader::new(data.clone()).batch_size(config.batch_size);
@@ -82,28 +91,66 @@ pub(crate) fn loaders(
     };
     let validation = validation.map(loader).transpose()?;
     let train = loader(train)?.shuffle(config.seed).merge_lone(true);
-    Ok((train.augment(augment, config.seed)?, validation))
+    let train = train.augment(augment, config.seed)?;
+    let other = validation.as_ref().map(|loader| loader as &dyn Batches);
+    check(config, &train, other)?;
+    Ok((train, validation))
 }
 
 impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
-    pub fn new(
+    /// A run on examples.
+    pub fn on_examples(
         trainer: Trainer<'a, M>,
         task: &'t dyn Task<M>,
         model: &'t mut M,
         train: &SharedDataset,
         validation: Option<&SharedDataset>,
     ) -> Result<Self> {
+        let (preprocess, augment) = (trainer.preprocess.clone(), trainer.augment.clone());
+        let (config, rule) = (&trainer.config, preprocess.as_ref());
+        let (train, validation) = loaders(config, rule, &augment, train, validation)?;
+        let data = {
+            let (train, validation) = (train.dataset().clone(), validation.clone());
+            move || {
+                let validation = validation.as_ref();
+                let validation = validation.map(|loader| loader.dataset() as &dyn Dataset);
+                Fingerprint::of(&train, validation, preprocess.as_ref(), &augment)
+            }
+        };
+        let validation = validation.map(|loader| Arc::new(loader) as Arc<dyn Batches>);
+        Self::new(trainer, task, model, Arc::new(train), validation, data)
+    }
+
+    /// A run on batches of any kind.
+    pub fn on_batches(
+        trainer: Trainer<'a, M>,
+        task: &'t dyn Task<M>,
+        model: &'t mut M,
+        train: Arc<dyn Batches>,
+        validation: Option<Arc<dyn Batches>>,
+    ) -> Result<Self> {
+        check(&trainer.config, &*train, validation.as_deref())?;
+        let (first, second) = (train.clone(), validation.clone());
+        let data = move || Fingerprint::of_batches(&*first, second.as_deref());
+        Self::new(trainer, task, model, train, validation, data)
+    }
+
+    fn new(
+        trainer: Trainer<'a, M>,
+        task: &'t dyn Task<M>,
+        model: &'t mut M,
+        train: Arc<dyn Batches>,
+        validation: Option<Arc<dyn Batches>>,
+        data: impl FnOnce() -> Result<Fingerprint>,
+    ) -> Result<Self> {
         let Trainer {
             config,
-            preprocess,
-            augment,
             callbacks,
             folder,
             lock,
             resume,
+            ..
         } = trainer;
-        let preprocess = preprocess.as_ref();
-        let (train, validation) = loaders(&config, preprocess, &augment, train, validation)?;
         let steps = train.batches().div_ceil(config.accumulate);
         let mut fit = Self {
             schedule: config.schedule.build(steps as u64, config.epochs as u64),
@@ -131,14 +178,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             if fit.lock.is_none() {
                 fit.lock = Some(Lock::take(&folder)?);
             }
-            let validation = fit.validation.as_ref();
-            let data = Fingerprint::of(
-                fit.train.dataset(),
-                validation.map(|loader| loader.dataset() as &dyn Dataset),
-                preprocess,
-                &augment,
-            )?;
-            fit.open(&folder, resume, data)?;
+            fit.open(&folder, resume, data()?)?;
         }
         Ok(fit)
     }
@@ -202,9 +242,8 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
         let started = Instant::now();
         let batches = self.train.batches();
         let mut stop = false;
-        let epoch = self.train.epoch(self.state.epoch as u64);
-        let epoch = epoch.skip(self.state.batch);
-        for batch in epoch {
+        let train = self.train.clone();
+        for batch in train.epoch(self.state.epoch as u64, self.state.batch) {
             stop |= self.batch(&batch?)? == Flow::Stop;
             self.state.seconds = before + started.elapsed().as_secs_f64();
             let last = self.state.batch == batches;
@@ -377,7 +416,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
         let Some(loader) = &self.validation else {
             return Ok(None);
         };
-        let scores = score(self.task, &*self.model, loader)?;
+        let scores = score(self.task, &*self.model, &**loader)?;
         if !scores.loss.is_finite() {
             return Err(self.not_finite(scores.loss));
         }

@@ -9,17 +9,18 @@ mod state;
 mod task;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use fornax_data::{Augment, Preprocess, SharedDataset};
+use fornax_data::{Augment, Batches, Preprocess, SharedDataset};
 use fornax_nn::{Layer, Module};
 use fornax_tensor::{rng_state, set_rng_state};
 
 pub(crate) use checkpoint::log_line;
 pub use config::TrainConfig;
-pub use evaluate::{ClassFigures, Evaluation, evaluate, predict};
+pub use evaluate::{ClassFigures, Evaluation, evaluate, evaluate_text, predict};
 pub(crate) use fingerprint::Part;
 pub(crate) use fit::loaders;
-pub use task::{Outcome, Supervised, Task};
+pub use task::{Language, Outcome, Supervised, Task};
 
 use crate::callback::{Callback, EpochRecord};
 use crate::error::Result;
@@ -154,7 +155,27 @@ impl<'a, M: Module> Trainer<'a, M> {
         validation: Option<&SharedDataset>,
     ) -> Result<Vec<EpochRecord>> {
         let before = rng_state();
-        let outcome = fit::Fit::new(self, task, model, train, validation).and_then(fit::Fit::run);
+        let outcome =
+            fit::Fit::on_examples(self, task, model, train, validation).and_then(fit::Fit::run);
+        set_rng_state(before);
+        outcome
+    }
+
+    /// As [`fit_task`](Trainer::fit_task), on batches that come from elsewhere, such as windows of a
+    /// text ([`fornax_data::text::Windows`]). Their size is theirs, not the configuration's.
+    ///
+    /// # Errors
+    /// As [`fit`](Trainer::fit).
+    pub fn fit_batches(
+        self,
+        task: &dyn Task<M>,
+        model: &mut M,
+        train: Arc<dyn Batches>,
+        validation: Option<Arc<dyn Batches>>,
+    ) -> Result<Vec<EpochRecord>> {
+        let before = rng_state();
+        let outcome =
+            fit::Fit::on_batches(self, task, model, train, validation).and_then(fit::Fit::run);
         set_rng_state(before);
         outcome
     }

@@ -1,5 +1,6 @@
 //! What a model is trained for: how a batch becomes a loss.
 
+use fornax_data::text::IGNORE;
 use fornax_data::{Batch, Preprocess, Schema};
 use fornax_nn::{CrossEntropyLoss, Layer, Loss, MSELoss, Module};
 use fornax_tensor::{DType, Tensor, is_recording};
@@ -79,5 +80,35 @@ impl Supervised {
 impl<M: Layer> Task<M> for Supervised {
     fn outcome(&self, model: &M, batch: &Batch) -> Outcome {
         self.judge(&model.forward(&batch.x), &batch.y)
+    }
+}
+
+/// A model of language, which says at each place of a text what the token there is: the next one,
+/// or one that was hidden.
+///
+/// The model's output is `[batch, time, vocab]`, the targets are `[batch, time]`; those that are
+/// [`IGNORE`](fornax_data::text::IGNORE) do not count. The loss is the cross-entropy in nats per token, the
+/// metric "accuracy" the share of tokens that are the model's first guess.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Language {
+    /// The share of the target that is spread over all tokens, in training only.
+    pub label_smoothing: f64,
+}
+
+impl<M: Layer> Task<M> for Language {
+    fn outcome(&self, model: &M, batch: &Batch) -> Outcome {
+        let smoothing = if is_recording() {
+            self.label_smoothing
+        } else {
+            0.0
+        };
+        let loss = CrossEntropyLoss::default().label_smoothing(smoothing);
+        let (logits, targets) = (model.forward(&batch.x).flatten(0, 1), batch.y.flatten(0, 1));
+        let counts = targets.ne_scalar(IGNORE as f64).to_dtype(DType::F64);
+        let right = logits.detach().argmax(-1).eq(&targets).to_dtype(DType::F64);
+        Outcome {
+            loss: loss.forward(&logits, &targets),
+            metrics: vec![("accuracy", right.sum(..) / counts.sum(..))],
+        }
     }
 }

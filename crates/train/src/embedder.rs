@@ -1,0 +1,70 @@
+//! The meaning of sentences as vectors, by a BERT that was trained for it, such as MiniLM.
+
+use std::path::Path;
+
+use fornax_data::text::Tokenizer;
+use fornax_models::Bert;
+use fornax_models::pretrained::{from_folder, read_config};
+use fornax_tensor::Tensor;
+
+use crate::error::{Error, Result};
+
+/// A BERT with its tokenizer.
+pub struct Embedder {
+    model: Bert,
+    tokenizer: Tokenizer,
+    /// The most tokens of a sentence.
+    longest: usize,
+}
+
+impl Embedder {
+    /// Opens a folder with HuggingFace's `config.json`, weights and tokenizer.
+    ///
+    /// # Errors
+    /// If there is no BERT, or its files are damaged.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let told = |error: fornax_models::pretrained::Error| Error::Run(error.to_string());
+        let config = read_config::<Bert>(folder.join("config.json")).map_err(told)?;
+        Ok(Self {
+            model: from_folder::<Bert>(folder).map_err(told)?.model,
+            tokenizer: Tokenizer::open(folder)?,
+            longest: config.max_position_embeddings,
+        })
+    }
+
+    /// A vector of length 1 for each text, `[texts, width]`: the mean over its tokens, as
+    /// `sentence-transformers` has it. The product of two is their cosine similarity. Of texts that
+    /// are too long the end is cut off.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot write a text.
+    ///
+    /// # Panics
+    /// If there are no texts.
+    pub fn embed(&self, texts: &[&str]) -> Result<Tensor> {
+        assert!(!texts.is_empty(), "embed: no texts");
+        let mut rows = Vec::with_capacity(texts.len());
+        for text in texts {
+            let mut ids = self.tokenizer.encode(text, true)?;
+            if ids.len() > self.longest {
+                // The last token says where the text ends.
+                let last = ids[ids.len() - 1];
+                ids.truncate(self.longest - 1);
+                ids.push(last);
+            }
+            rows.push(ids);
+        }
+        let time = rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let padding = time - row.len();
+            ids.extend(row.iter().map(|&id| i64::from(id)));
+            ids.extend(std::iter::repeat_n(0, padding));
+            mask.extend(std::iter::repeat_n(1i64, row.len()));
+            mask.extend(std::iter::repeat_n(0, padding));
+        }
+        let shape = [rows.len(), time];
+        let (ids, mask) = (Tensor::from_vec(ids, shape), Tensor::from_vec(mask, shape));
+        Ok(self.model.embed(&ids, Some(&mask)))
+    }
+}

@@ -1,0 +1,286 @@
+//! Writing text with a trained model: a run's, one from HuggingFace, or one in a GGUF file.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use fornax_data::text::{DecodeStream, Tokenizer};
+use fornax_models::generate::{Options, beam_search, generate};
+use fornax_models::pretrained::from_folder;
+use fornax_models::{CausalLm, Gpt2, Llama, gguf};
+use fornax_tensor::io::Gguf;
+use serde_json::Value;
+
+use crate::error::{Error, Result, io};
+use crate::run::TrainedText;
+
+/// A model that writes, with its tokenizer.
+pub struct Writer {
+    /// The model.
+    pub model: Box<dyn CausalLm>,
+    /// Between text and tokens.
+    pub tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The new text after each prompt.
+    pub texts: Vec<String>,
+    /// New tokens of all texts together.
+    pub tokens: usize,
+    /// Seconds that they took, prompts included.
+    pub seconds: f64,
+}
+
+impl Writer {
+    /// Opens a run's folder, a folder with HuggingFace's `config.json` (of a GPT-2 or a LLaMA),
+    /// weights and a tokenizer, or a `.gguf` file of a LLaMA.
+    ///
+    /// # Errors
+    /// If there is no such model, or its files are damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() && path.join("recipe.toml").exists() {
+            let run = TrainedText::load(path)?;
+            return Ok(Self::new(run.writer()?, run.tokenizer));
+        }
+        if !path.is_dir() {
+            let file = Gguf::open(path)?;
+            let tokenizer = Tokenizer::from_gguf(&file)?;
+            return Ok(Self::new(gguf::load_llama(&file).map_err(told)?, tokenizer));
+        }
+        let config = path.join("config.json");
+        let text = fs::read(&config).map_err(io("read", &config))?;
+        let value: Value = serde_json::from_slice(&text)
+            .map_err(|error| Error::Run(format!("{}: {error}", config.display())))?;
+        let tokenizer = Tokenizer::open(path)?;
+        let mut writer = match value["model_type"].as_str() {
+            Some("gpt2") => Self::new(from_folder::<Gpt2>(path).map_err(told)?.model, tokenizer),
+            Some("llama") => Self::new(from_folder::<Llama>(path).map_err(told)?.model, tokenizer),
+            other => {
+                return Err(Error::Run(format!(
+                    "{} describes a model of type {other:?}, which does not write; gpt2 and llama do",
+                    config.display()
+                )));
+            }
+        };
+        // One number or several.
+        let named = &value["eos_token_id"];
+        let one = named.as_array().map_or(vec![named.clone()], Clone::clone);
+        let ends = one.iter().filter_map(Value::as_u64);
+        writer.ends.extend(ends.map(|id| id as u32));
+        Ok(writer)
+    }
+
+    fn new(model: impl CausalLm + 'static, tokenizer: Tokenizer) -> Self {
+        Self {
+            model: Box::new(model),
+            ends: tokenizer.end().into_iter().collect(),
+            tokenizer,
+        }
+    }
+
+    /// Whether the model was trained on conversations in ChatML.
+    pub fn chats(&self) -> bool {
+        let has = |token| self.tokenizer.id(token).is_some();
+        has("<|im_start|>") && has("<|im_end|>")
+    }
+
+    /// The tokens of a prompt; an empty one becomes the token that ends texts, after which another
+    /// begins.
+    fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(text, false)?;
+        if ids.is_empty() {
+            let begin = self.tokenizer.end().or(self.tokenizer.id("\n"));
+            ids.push(begin.unwrap_or(0));
+        }
+        let most = self.model.vocab();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= most) {
+            return Err(Error::Run(format!(
+                "the tokenizer gives token {id}, but the model has only {most}; they do not belong \
+                 together"
+            )));
+        }
+        Ok(ids)
+    }
+
+    /// Goes on with each prompt until a token or one of the texts `stops` ends it, or `options` say
+    /// so. `each` hears every new piece of text with its prompt's number as it comes.
+    ///
+    /// # Errors
+    /// If a prompt has characters that the tokenizer cannot write.
+    pub fn write(
+        &self,
+        prompts: &[&str],
+        options: &Options,
+        stops: &[String],
+        mut each: impl FnMut(usize, &str),
+    ) -> Result<Written> {
+        let started = Instant::now();
+        let ids: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|text| self.prompt(text))
+            .collect::<Result<_>>()?;
+        let mut rows: Vec<Row<'_>> = ids.iter().map(|_| Row::new(&self.tokenizer)).collect();
+        let options = Options {
+            ends: [&options.ends[..], &self.ends].concat(),
+            ..options.clone()
+        };
+        let mut failed = None;
+        let texts = generate(&*self.model, &ids, &options, |row, token| {
+            match rows[row].hear(token, stops) {
+                Ok((new, flow)) => {
+                    if !new.is_empty() {
+                        each(row, &new);
+                    }
+                    flow
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        for (number, row) in rows.iter_mut().enumerate() {
+            let rest = row.rest()?;
+            if !rest.is_empty() {
+                each(number, &rest);
+            }
+        }
+        Ok(Written {
+            texts: rows.into_iter().map(|row| row.text).collect(),
+            tokens: texts.iter().map(Vec::len).sum(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The likeliest text after a prompt that beam search of this width finds.
+    ///
+    /// # Errors
+    /// As [`write`](Writer::write), and if prompt and new tokens are more than the model's context.
+    pub fn search(&self, prompt: &str, width: usize, most: usize) -> Result<Written> {
+        let started = Instant::now();
+        let ids = self.prompt(prompt)?;
+        let context = self.model.context();
+        if ids.len() + most > context {
+            return Err(Error::Run(format!(
+                "beam search of {most} tokens after {} is beyond the model's context of {context}; \
+                 ask for fewer",
+                ids.len()
+            )));
+        }
+        let found = beam_search(&*self.model, &ids, width, most, &self.ends, 1.0);
+        let tokens = found
+            .into_iter()
+            .next()
+            .map_or(Vec::new(), |beam| beam.tokens);
+        Ok(Written {
+            texts: vec![self.tokenizer.decode(&tokens)?],
+            tokens: tokens.len(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+fn told(error: fornax_models::pretrained::Error) -> Error {
+    Error::Run(error.to_string())
+}
+
+/// One text as it grows.
+struct Row<'t> {
+    stream: DecodeStream<'t>,
+    /// What has been told.
+    text: String,
+    /// What may be the beginning of a text that stops this one.
+    held: String,
+    stopped: bool,
+}
+
+impl<'t> Row<'t> {
+    fn new(tokenizer: &'t Tokenizer) -> Self {
+        Self {
+            stream: tokenizer.decode_stream(),
+            text: String::new(),
+            held: String::new(),
+            stopped: false,
+        }
+    }
+
+    /// Takes a token; returns what is certain to belong to the text, and whether it goes on.
+    fn hear(&mut self, token: u32, stops: &[String]) -> Result<(String, ControlFlow<()>)> {
+        let piece = self.stream.push(token)?;
+        Ok(self.take(&piece, stops))
+    }
+
+    fn take(&mut self, piece: &str, stops: &[String]) -> (String, ControlFlow<()>) {
+        self.held += piece;
+        let stops = stops.iter().filter(|stop| !stop.is_empty());
+        let found = stops
+            .clone()
+            .filter_map(|stop| self.held.find(stop.as_str()))
+            .min();
+        let (certain, flow) = match found {
+            Some(at) => {
+                self.stopped = true;
+                (at, ControlFlow::Break(()))
+            }
+            None => {
+                let may_begin = |at: &usize| {
+                    let rest = &self.held[*at..];
+                    stops.clone().any(|stop| stop.starts_with(rest))
+                };
+                let mut places = self.held.char_indices().map(|(at, _)| at);
+                let certain = places.find(may_begin).unwrap_or(self.held.len());
+                (certain, ControlFlow::Continue(()))
+            }
+        };
+        let rest = self.held.split_off(certain);
+        let new = std::mem::replace(&mut self.held, rest);
+        self.text += &new;
+        (new, flow)
+    }
+
+    /// What was held back and belongs to the text after all.
+    fn rest(&mut self) -> Result<String> {
+        if self.stopped {
+            return Ok(String::new());
+        }
+        let rest = std::mem::take(&mut self.held) + &self.stream.finish()?;
+        self.text += &rest;
+        Ok(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_may_stop_is_held_back() {
+        let tokenizer = Tokenizer::characters("a");
+        let stops = ["END".to_owned(), "\n\n".to_owned(), String::new()];
+        let mut row = Row::new(&tokenizer);
+        let mut told = String::new();
+        for piece in ["one E", "N", "d two\n", "three E", "ND four"] {
+            let (new, flow) = row.take(piece, &stops);
+            assert!(!new.contains("END"));
+            told += &new;
+            if flow.is_break() {
+                break;
+            }
+        }
+        told += &row.rest().unwrap();
+        assert_eq!(told, "one ENd two\nthree ");
+        assert_eq!(row.text, told);
+
+        let mut row = Row::new(&tokenizer);
+        assert_eq!(row.take("a\n", &stops).0, "a");
+        assert_eq!(row.rest().unwrap(), "\n");
+    }
+}
