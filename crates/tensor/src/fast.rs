@@ -151,6 +151,7 @@ impl Fast {
             reverse,
             masked,
             keeps,
+            precision: Precision::Highest,
         };
         let recurrent = [
             walk(Cell::Lstm, false, false, true),

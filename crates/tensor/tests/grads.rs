@@ -507,20 +507,23 @@ fn long_sequences_agree_with_their_definition() {
     seeded();
     let cells = [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru];
     for (cell, [t, b, h]) in cells.into_iter().flat_map(|cell| {
-        let sizes = [[5, 37, 21], [1, 3, 40], [2, 1, 16], [4, 0, 3]];
+        let sizes = [[5, 37, 21], [1, 3, 40], [2, 1, 16], [4, 0, 3], [3, 33, 72]];
         sizes.map(|size| (cell, size))
     }) {
-        for (dtype, reverse, masked) in [
-            (DType::F64, false, false),
-            (DType::F64, true, true),
-            (DType::F32, false, true),
+        for (dtype, reverse, masked, precision, tolerance) in [
+            (DType::F64, false, false, Precision::Highest, 1e-12),
+            (DType::F64, true, true, Precision::Medium, 1e-12),
+            (DType::F32, false, true, Precision::Highest, 2e-5),
+            (DType::F32, true, false, Precision::High, 2e-4),
+            (DType::F32, false, false, Precision::Medium, 1e-1),
         ] {
-            println!("{cell:?} {t} {b} {h} {dtype} {reverse} {masked}");
+            println!("{cell:?} {t} {b} {h} {dtype} {reverse} {masked} {precision}");
             let recur = Recur {
                 cell,
                 reverse,
                 masked,
                 keeps: true,
+                precision,
             };
             let mut inputs = recurrent_inputs(&recur, [t, b, h], dtype);
             // Random weights of this size would make the states chaotic.
@@ -533,7 +536,7 @@ fn long_sequences_agree_with_their_definition() {
                     mask: recur.masked.then(|| x.last().unwrap()),
                 };
                 let (y, last, c) = x[0].recurrent(&x[1], &x[2], &x[3], c0, options);
-                let states = (&y * y.shape().iter().sum::<usize>() as f64).sin().sum(..);
+                let states = (&y * 2.0).sin().sum(..);
                 let cell = c.map_or(Tensor::zeros((), dtype), |c| c.cos().sum(..));
                 (
                     Tensor::cat(&[y, last.unsqueeze(0)], 0),
@@ -556,9 +559,8 @@ fn long_sequences_agree_with_their_definition() {
                     })
                 })
             };
-            let forgetful = run(&inputs).0;
-            let (one, two) = (of(true), of(false));
-            let tolerance = if dtype == DType::F64 { 1e-12 } else { 2e-5 };
+            let forgetful = with_precision(precision, || run(&inputs).0);
+            let (one, two) = with_precision(precision, || (of(true), of(false)));
             assert_close(&forgetful, two.last().unwrap(), tolerance);
             for (a, b) in one.iter().zip(&two) {
                 let largest = b.to_f64_vec().iter().fold(1.0, |m: f64, v| m.max(v.abs()));
@@ -611,5 +613,34 @@ fn slices_of_one_tensor() {
             },
             std::slice::from_ref(&x),
         );
+    }
+}
+
+#[test]
+fn recurrent_layers_give_the_same_bits_on_one_thread_and_on_many() {
+    seeded();
+    for cell in [Cell::Lstm, Cell::Gru] {
+        let recur = Recur {
+            cell,
+            reverse: false,
+            masked: false,
+            keeps: true,
+            precision: Precision::Highest,
+        };
+        let inputs = recurrent_inputs(&recur, [6, 45, 40], DType::F32);
+        let run = |threads: usize| {
+            cpu::pool::set_threads(threads);
+            let flat = Fast::Recurrent(recur).apply(&inputs);
+            let mut all = inputs.clone();
+            all.push(flat.clone());
+            all.push(inputs[0].narrow(2, 0, 40));
+            all.extend((cell == Cell::Lstm).then(|| inputs[3].clone()));
+            let grads = Fast::RecurrentGrad(recur).apply(&all);
+            [flat, grads].map(|t| t.to_vec::<f32>())
+        };
+        let one = run(1);
+        for threads in [3, 2] {
+            assert_eq!(one, run(threads), "{cell:?}");
+        }
     }
 }

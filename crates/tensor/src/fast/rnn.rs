@@ -5,6 +5,7 @@
 
 use super::Fast;
 use crate::grad::vjp_of;
+use crate::precision::Precision;
 use crate::prim::Prim;
 use crate::shape::Shape;
 use crate::tape::Binary;
@@ -71,6 +72,8 @@ pub struct Recur {
     pub masked: bool,
     /// Whether the result holds what the gradient needs.
     pub keeps: bool,
+    /// How exactly `f32` is multiplied.
+    pub precision: Precision,
 }
 
 /// Where the parts of the flat result lie.
@@ -93,7 +96,7 @@ pub(crate) struct Places {
 
 impl Recur {
     pub(super) fn hash(&self, h: &mut impl FnMut(u64)) {
-        h(self.cell as u64);
+        h((self.precision as u64) << 8 | self.cell as u64);
         h((self.reverse as u64) << 2 | (self.masked as u64) << 1 | self.keeps as u64);
     }
 
@@ -262,7 +265,7 @@ fn unroll(r: &Recur, inputs: &[Tensor], inner: Option<&Tensor>) -> Steps {
     };
     for step in r.walk(t) {
         let x = at(pre, step);
-        let u = state.matmul(&weight.t());
+        let u = state.matmul_with(&weight.t(), r.precision);
         let stays = r
             .mask()
             .map(|i| at(&inputs[i], step).unsqueeze(1).eq_scalar(0));
@@ -420,7 +423,10 @@ fn vjp_of_parts(
     let width = r.cell.biases() * h;
     let gates = part(&flat, &gates, [t * b, width]);
     let before = part(y, &places.before, [t * b, h]);
-    let along = |from: usize, len: usize| gates.narrow(1, from, len).t().matmul(&before);
+    let along = |from: usize, len: usize| {
+        let gates = gates.narrow(1, from, len).t();
+        gates.matmul_with(&before, r.precision)
+    };
     let weight = match r.cell {
         Cell::Gru => Tensor::cat(&[along(0, 2 * h), along(3 * h, h)], 0),
         _ => along(0, width),
@@ -442,8 +448,8 @@ fn vjp_of_parts(
 }
 
 /// The elements at `range` of a flat cotangent; `None` if they are zero. Put together from the
-/// cotangents of views (zeros with one part filled in, added up), it is taken apart here, so that
-/// it is never laid out.
+/// cotangents of views (zeros with parts filled in, parts side by side, sums of both), it is taken
+/// apart here, so that it is never laid out.
 fn cotangent(g: &Tensor, range: &Range<usize>) -> Option<Tensor> {
     /// Sums of more parts than anybody has use for are laid out.
     const DEPTH: usize = 8;
@@ -459,13 +465,25 @@ fn cotangent(g: &Tensor, range: &Range<usize>) -> Option<Tensor> {
                     (a, b) => a.or(b),
                 }
             }
-            (Prim::SliceUpdate(s), [base, filled]) if s.steps[..] == [1] && zero(base) => {
+            (Prim::SliceUpdate(s), [base, filled]) if s.steps[..] == [1] && depth < DEPTH => {
                 let start = s.starts[0];
                 let end = start + filled.numel();
                 match (start, end) == (range.start, range.end) {
                     true => Some(filled.clone()),
-                    false if end <= range.start || range.end <= start => None,
+                    false if end <= range.start || range.end <= start => of(base, range, depth + 1),
                     false => Some(g.narrow(0, range.start, range.len())),
+                }
+            }
+            (Prim::Concat(0), parts) => {
+                let mut end = 0;
+                let touched = parts.iter().filter(|part| {
+                    end += part.numel();
+                    end > range.start && end - part.numel() < range.end
+                });
+                match &touched.collect::<Vec<_>>()[..] {
+                    touched if touched.iter().all(|part| zero(part)) => None,
+                    [one] if one.numel() == range.len() => Some((*one).clone()),
+                    _ => Some(g.narrow(0, range.start, range.len())),
                 }
             }
             _ => Some(g.narrow(0, range.start, range.len())),

@@ -2,6 +2,7 @@
 
 use crate::fast::{Cell, Fast, Recur, rnn};
 use crate::node::current_scope;
+use crate::precision::Precision;
 use crate::tensor::Tensor;
 
 /// The options of [`Tensor::recurrent`].
@@ -35,6 +36,8 @@ impl Tensor {
     /// - `bias [biases * hidden]`: see [`Cell`]
     /// - `h0 [batch, hidden]`, and `c0` alike for an LSTM: the states before the first step
     ///
+    /// `f32` is multiplied with the [`Precision`] in force.
+    ///
     /// It computes what `torch.nn.RNN`, `LSTM` and `GRU` do with PyTorch's order of gates, all time
     /// steps in one kernel.
     ///
@@ -65,6 +68,7 @@ impl Tensor {
             reverse: options.reverse,
             masked: options.mask.is_some(),
             keeps: current_scope().is_some(),
+            precision: Precision::current(),
         };
         if c0.is_some() != recur.cell.has_memory() {
             panic!(

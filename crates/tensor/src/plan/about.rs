@@ -204,8 +204,14 @@ fn outputs(map: &MapSpec) -> u64 {
 
 /// The multiplications and additions of a fused op's products.
 fn contraction(op: &Fast, inputs: &[Operand]) -> u64 {
-    let (Fast::Attention(a) | Fast::AttentionGrad(a)) = op else {
-        return 0;
+    let a = match op {
+        Fast::Attention(a) | Fast::AttentionGrad(a) => a,
+        Fast::Recurrent(_) | Fast::RecurrentGrad(_) => {
+            // Every row of every time step times the recurrent weights.
+            let [x, weight] = [0, 1].map(|i| &inputs[i].layout.shape);
+            return 2 * (x[0] * x[1] * weight.numel()) as u64;
+        }
+        _ => return 0,
     };
     let [q, k, v] = [0, 1, 2].map(|i| &inputs[i].layout.shape);
     // Scores and output; the backward pass computes the scores again.

@@ -13,10 +13,12 @@
 mod kernel;
 mod pack;
 mod sliding;
+mod wide;
 
 pub use kernel::{Product, multiply};
 pub use pack::{Extent, Format, Lines, magnitude, pack, rounded};
 pub use sliding::{Side, Sliding, slide};
+pub use wide::{Wide, multiply_wide};
 
 use crate::precision::Precision;
 use std::arch::asm;

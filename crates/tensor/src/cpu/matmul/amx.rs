@@ -7,7 +7,7 @@
 use super::engine::turn;
 use super::float::Block;
 use super::{After, Matrix, Scratch};
-use crate::cpu::amx::{self, Extent, Format, LINES, Lines, Product, STEP, TILE, Tiles};
+use crate::cpu::amx::{self, Extent, Format, LINES, Lines, Product, STEP, TILE, Tiles, Wide};
 use crate::cpu::{pool, simd};
 use crate::precision::Precision;
 use std::mem::MaybeUninit;
@@ -403,4 +403,146 @@ pub unsafe fn parallel(
     let shifted = |r: Range<usize>| after(base + r.start..base + r.end);
     // SAFETY: passed on from the caller.
     unsafe { job.run(out, n, &shifted) }
+}
+
+/// A second operand (`k x n`) that is used for many products with few rows, split and packed once.
+/// See [`super::float::Right`].
+pub struct PackedRight {
+    n: usize,
+    k: usize,
+    b: Matrix<f32>,
+    parts: usize,
+    tiles: Scratch<u8>,
+    extent: Extent,
+}
+
+impl PackedRight {
+    /// Whether the matrix unit is faster than the vector unit for products of so many rows: it
+    /// takes as long for one as for 16.
+    pub fn pays(rows: usize, n: usize, k: usize, precision: Precision) -> bool {
+        let least = [0, 2, 4, 6][amx::parts(precision)];
+        simd::amx() && rows >= least && n >= LINES && k >= STEP && n * k >= 4096
+    }
+
+    /// Packs `b`, on all threads.
+    ///
+    /// # Safety
+    /// `b` must be readable, now and while the result is used; the processor must have AMX.
+    pub unsafe fn new(n: usize, k: usize, b: Matrix<f32>, precision: Precision) -> Self {
+        let parts = amx::parts(precision);
+        let blocks = n.div_ceil(LINES);
+        let bytes = Self::bytes(k, parts);
+        let tiles = Scratch::<u8>::new(blocks * bytes);
+        let mut extents = vec![Extent::default(); blocks];
+        let columns = Side {
+            ptr: b.ptr,
+            lines: n,
+            line: b.col,
+            step: b.row,
+            format: Format::Pairs,
+        };
+        let (dst, seen) = (Out(tiles.ptr()), Out(extents.as_mut_ptr()));
+        pool::run_chunks(blocks, (SERIAL / 8 / (LINES * k)).max(1), |range| {
+            for block in range {
+                // SAFETY: each block is packed to its own place by one task.
+                unsafe {
+                    let dst = dst.get().add(block * bytes);
+                    *seen.get().add(block) = columns.pack(parts, block, 0..k, dst);
+                }
+            }
+        });
+        let extent = extents.into_iter().fold(Extent::default(), |a, b| a.and(b));
+        PackedRight {
+            n,
+            k,
+            b,
+            parts,
+            tiles,
+            extent,
+        }
+    }
+
+    /// Bytes of a block's tiles.
+    fn bytes(k: usize, parts: usize) -> usize {
+        k.div_ceil(STEP) * parts * TILE
+    }
+
+    /// Writes, or adds, `a x b` to rows of `c`, on the calling thread.
+    ///
+    /// # Safety
+    /// `a` must be readable for `rows` rows, `c` writable for as many, `c_row` apart.
+    pub unsafe fn multiply(
+        &self,
+        rows: usize,
+        a: Matrix<f32>,
+        c: *mut f32,
+        c_row: isize,
+        accumulate: bool,
+    ) {
+        /// Columns of a run of the inner loop.
+        const WIDTH: usize = 4 * LINES;
+        #[repr(align(64))]
+        struct Near([f32; LINES * WIDTH]);
+        let bytes = Self::bytes(self.k, self.parts);
+        let own = Scratch::<u8>::new(bytes);
+        let row_side = Side {
+            ptr: a.ptr,
+            lines: rows,
+            line: a.row,
+            step: a.col,
+            format: Format::Rows,
+        };
+        let steps = self.k.div_ceil(STEP);
+        let columns = self.n.div_ceil(LINES);
+        let mut near = Near([0f32; LINES * WIDTH]);
+        for block in 0..rows.div_ceil(LINES) {
+            let some = LINES.min(rows - block * LINES);
+            let c = c.wrapping_offset((block * LINES) as isize * c_row);
+            // SAFETY: the rows of the operand and of the output; the processor has AMX.
+            unsafe {
+                let extent = row_side.pack(self.parts, block, 0..self.k, own.ptr());
+                if self.parts > 1 && !extent.suits(self.extent, self.k) {
+                    let a = Matrix {
+                        ptr: a.ptr.wrapping_offset((block * LINES) as isize * a.row),
+                        ..a
+                    };
+                    f32::block(some, self.n, self.k, a, self.b, c, c_row, accumulate);
+                    continue;
+                }
+                let tiles = Tiles::new();
+                for column in (0..columns).step_by(4) {
+                    let width = (self.n - column * LINES).min(WIDTH);
+                    let b = |i: usize| {
+                        let block = (column + i).min(columns - 1);
+                        self.tiles.ptr().cast_const().wrapping_add(block * bytes)
+                    };
+                    let c = c.wrapping_add(column * LINES);
+                    let whole = some == LINES && width == WIDTH && c_row > 0;
+                    let (to, to_row) = match whole {
+                        true => (c, c_row as usize),
+                        false => (near.0.as_mut_ptr(), WIDTH),
+                    };
+                    let wide = Wide {
+                        a: own.ptr(),
+                        b: [b(0), b(1), b(2), b(3)],
+                        steps,
+                        c: to,
+                        c_row: to_row,
+                        accumulate: whole && accumulate,
+                    };
+                    amx::multiply_wide(&tiles, self.parts, &wide);
+                    if whole {
+                        continue;
+                    }
+                    for i in 0..some {
+                        for j in 0..width {
+                            let to = c.offset(i as isize * c_row).add(j);
+                            let sum = near.0[i * WIDTH + j];
+                            *to = if accumulate { *to + sum } else { sum };
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

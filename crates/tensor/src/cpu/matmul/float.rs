@@ -203,7 +203,7 @@ impl<T: Block> Left<T> {
 }
 
 /// The matrix unit, for types that it has products of.
-trait Tiled: Sized {
+pub(in crate::cpu) trait Tiled: Sized {
     /// As [`Block::parallel`] where the matrix unit pays; whether it does.
     ///
     /// # Safety
@@ -221,6 +221,39 @@ trait Tiled: Sized {
         after: After<'_>,
     ) -> bool {
         false
+    }
+
+    /// A second operand for products of so many rows, if the matrix unit pays.
+    ///
+    /// # Safety
+    /// As for [`Right::new`].
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unused_variables)]
+    unsafe fn right(
+        rows: usize,
+        n: usize,
+        k: usize,
+        precision: Precision,
+        b: Matrix<Self>,
+    ) -> Option<amx::PackedRight> {
+        None
+    }
+
+    /// As [`Right::multiply`].
+    ///
+    /// # Safety
+    /// As for [`Right::multiply`].
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unused_variables)]
+    unsafe fn times(
+        right: &amx::PackedRight,
+        rows: usize,
+        a: Matrix<Self>,
+        c: *mut Self,
+        c_row: isize,
+        accumulate: bool,
+    ) {
+        unreachable!("only types with a packed operand multiply by it")
     }
 }
 impl Tiled for f64 {}
@@ -244,6 +277,32 @@ impl Tiled for f32 {
         }
         pays
     }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn right(
+        rows: usize,
+        n: usize,
+        k: usize,
+        precision: Precision,
+        b: Matrix<f32>,
+    ) -> Option<amx::PackedRight> {
+        amx::PackedRight::pays(rows, n, k, precision)
+            // SAFETY: passed on from the caller; the matrix unit was looked for.
+            .then(|| unsafe { amx::PackedRight::new(n, k, b, precision) })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn times(
+        right: &amx::PackedRight,
+        rows: usize,
+        a: Matrix<f32>,
+        c: *mut f32,
+        c_row: isize,
+        accumulate: bool,
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe { right.multiply(rows, a, c, c_row, accumulate) }
+    }
 }
 
 /// A second operand (`k x n`) that is used for many products with few rows.
@@ -252,25 +311,43 @@ pub(in crate::cpu) struct Right<T> {
     k: usize,
     b: Matrix<T>,
     #[cfg(target_arch = "x86_64")]
+    tiles: Option<amx::PackedRight>,
+    #[cfg(target_arch = "x86_64")]
     packed: Option<engine::PackedRight<T>>,
 }
 
 impl<T: Block> Right<T> {
-    /// Prepares `b` for about so many products.
+    /// Prepares `b` for about so many products with about so many rows.
     ///
     /// # Safety
     /// `b` must be readable, now and while the result is used.
-    pub unsafe fn new(n: usize, k: usize, b: Matrix<T>, products: usize) -> Self {
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = products;
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub unsafe fn new(
+        n: usize,
+        k: usize,
+        b: Matrix<T>,
+        (products, rows): (usize, usize),
+        precision: Precision,
+    ) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let (tiles, packed) = if products > 2 {
+            // SAFETY: passed on from the caller, and the feature was looked for.
+            let tiles = unsafe { T::right(rows, n, k, precision, b) };
+            let vectors = avx512() && tiles.is_none();
+            // SAFETY: as above.
+            let packed = vectors.then(|| unsafe { engine::PackedRight::new(n, k, b) });
+            (tiles, packed)
+        } else {
+            (None, None)
+        };
         Right {
             n,
             k,
             b,
             #[cfg(target_arch = "x86_64")]
-            packed: (avx512() && products > 2)
-                // SAFETY: passed on from the caller, and the feature was looked for.
-                .then(|| unsafe { engine::PackedRight::new(n, k, b) }),
+            tiles,
+            #[cfg(target_arch = "x86_64")]
+            packed,
         }
     }
 
@@ -287,6 +364,11 @@ impl<T: Block> Right<T> {
         c_row: isize,
         accumulate: bool,
     ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = &self.tiles {
+            // SAFETY: passed on from the caller.
+            return unsafe { T::times(tiles, rows, a, c, c_row, accumulate) };
+        }
         #[cfg(target_arch = "x86_64")]
         if let Some(packed) = &self.packed {
             // SAFETY: passed on from the caller.
@@ -315,7 +397,7 @@ pub(in crate::cpu) trait Base: Scalar + std::ops::Add<Output = Self> {}
 impl<T: Scalar + std::ops::Add<Output = Self>> Base for T {}
 
 /// The product of one pair of matrices.
-pub(in crate::cpu) trait Block: Base {
+pub(in crate::cpu) trait Block: Base + Tiled {
     /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread.
     ///
     /// # Safety

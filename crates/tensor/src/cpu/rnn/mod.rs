@@ -54,6 +54,11 @@ impl Walk {
         self.batch.div_ceil(tasks).max(1)
     }
 
+    /// Products with the recurrent weights, and rows of each.
+    fn products(&self) -> (usize, usize) {
+        (self.steps, self.rows())
+    }
+
     /// Some rows at a time step of an array `[t, b, width]` that begins at `start`.
     fn at(&self, start: usize, step: usize, rows: &Range<usize>, width: usize) -> Range<usize> {
         let from = step * self.batch;
@@ -99,7 +104,7 @@ pub fn forward<T: Block + RowFloat>(w: &Walk, x: &Inputs<'_, T>, out: &mut [T]) 
     out[places.first.clone()].copy_from_slice(&x.h0[..places.first.len()]);
     let weight = matrix(x.weight, h).transpose();
     // SAFETY: the weight is `[gates, h]`, and outlives its packed form.
-    let weight = unsafe { Right::new(gates, h, weight, w.steps) };
+    let weight = unsafe { Right::new(gates, h, weight, w.products(), w.recur.precision) };
     let out = Shared::new(out);
     pool::run_chunks(w.batch, w.rows(), |rows| {
         // SAFETY: every task takes its own rows, each part at most once at a time: a step writes
@@ -204,7 +209,10 @@ pub fn backward<T: Block + RowFloat>(
     let places = w.recur.places(w.steps, w.batch, h);
     let [to_gates, to_bias, to_state, to_cell] = grad_places(cell, w.steps, w.batch, h);
     // SAFETY: the weight is `[gates, h]`, and outlives its packed form.
-    let weight = unsafe { Right::new(h, gates, matrix(x.weight, h), w.steps) };
+    let weight = unsafe {
+        let weight = matrix(x.weight, h);
+        Right::new(h, gates, weight, w.products(), w.recur.precision)
+    };
     // The bias's gradient, a part for every task.
     let tasks = w.batch.div_ceil(w.rows());
     let mut partial = scratch::<T>(tasks * width);
