@@ -15,7 +15,7 @@ use std::ops::Range;
 
 /// Most lines of a task.
 const TASK_LINES: usize = 256;
-/// The work is cut into at least that many tasks, if there are lines for them.
+/// The work is cut into at least that many tasks, if there are many lines.
 const TASKS: usize = 4;
 /// Elements of the sums that the shared side is packed for at a time.
 const SUPER: usize = 4096;
@@ -31,9 +31,9 @@ pub fn pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
     let parts = amx::parts(precision);
     let padded = |lines: usize| lines.next_multiple_of(LINES);
     // Multiply-adds, and packed elements, per cycle; only their comparison matters.
-    let (rate, packed) = [(0.0, 0.0), (450.0, 2.5), (150.0, 1.8), (80.0, 1.4)][parts];
+    let (rate, packed) = [(0.0, 0.0), (450.0, 1.5), (150.0, 1.0), (80.0, 0.8)][parts];
     let work = (padded(m) * padded(n) * k.next_multiple_of(STEP)) as f64;
-    let amx = work / rate + ((padded(m) + padded(n)) * k) as f64 / packed + 400.0;
+    let amx = work / rate + ((padded(m) + padded(n)) * k) as f64 / packed + 2000.0;
     let vector = (m * n * k) as f64 / 27.0;
     amx < vector
 }
@@ -187,8 +187,12 @@ impl Job {
         if self.m * self.n * self.k <= SERIAL {
             return blocks;
         }
-        let tasks = blocks.div_ceil(TASK_LINES / LINES).next_multiple_of(TASKS);
-        blocks.div_ceil(tasks).next_multiple_of(2)
+        // Large tasks read the shared side less often; few or odd ones leave threads without work.
+        let many = blocks >= 4 * TASKS;
+        let most = (blocks / if many { TASKS } else { 2 }).clamp(2, TASK_LINES / LINES);
+        let last = |each: &usize| blocks.div_ceil(*each).next_multiple_of(2) * each;
+        let sizes = (1..=most / 2).rev().map(|pairs| 2 * pairs);
+        sizes.min_by_key(last).unwrap_or(blocks)
     }
 
     /// Bytes of a block's tiles for that many elements.
