@@ -43,7 +43,8 @@ fn signed(padding: [(usize, usize); 2]) -> [(isize, isize); 2] {
     padding.map(|(lo, hi)| (lo as isize, hi as isize))
 }
 
-fn walk(s: &ConvShape) -> Walk {
+/// How the kernel walks over the input.
+pub fn walk(s: &ConvShape) -> Walk {
     Walk {
         image: s.input,
         padding: signed(s.padding),

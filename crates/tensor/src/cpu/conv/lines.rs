@@ -9,6 +9,7 @@
 
 use super::ConvShape;
 use crate::cpu::amx::{Extent, magnitude, rounded};
+use crate::cpu::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// Positions of a vector.
@@ -380,6 +381,7 @@ impl Plan {
         to: Target,
     ) {
         let shift = image * self.image;
+        let ahead = 2 * image_size.max(512);
         for c in (0..channels).step_by(2) {
             for source in 0..self.sources {
                 let loads = &self.loads[source];
@@ -393,12 +395,24 @@ impl Plan {
                     let dst = to.ptr.add(c / 32 * to.block + at);
                     let loads = &loads[some.clone()];
                     match (parts, self.packed) {
-                        (1, true) => pair_row::<1, true>(loads, first, second, sizes, dst, to.part),
-                        (2, true) => pair_row::<2, true>(loads, first, second, sizes, dst, to.part),
-                        (_, true) => pair_row::<3, true>(loads, first, second, sizes, dst, to.part),
-                        (1, _) => pair_row::<1, false>(loads, first, second, sizes, dst, to.part),
-                        (2, _) => pair_row::<2, false>(loads, first, second, sizes, dst, to.part),
-                        (..) => pair_row::<3, false>(loads, first, second, sizes, dst, to.part),
+                        (1, true) => {
+                            pair_row::<1, true>(loads, first, second, sizes, dst, to.part, ahead)
+                        }
+                        (2, true) => {
+                            pair_row::<2, true>(loads, first, second, sizes, dst, to.part, ahead)
+                        }
+                        (_, true) => {
+                            pair_row::<3, true>(loads, first, second, sizes, dst, to.part, ahead)
+                        }
+                        (1, _) => {
+                            pair_row::<1, false>(loads, first, second, sizes, dst, to.part, ahead)
+                        }
+                        (2, _) => {
+                            pair_row::<2, false>(loads, first, second, sizes, dst, to.part, ahead)
+                        }
+                        (..) => {
+                            pair_row::<3, false>(loads, first, second, sizes, dst, to.part, ahead)
+                        }
                     }
                 }
             }
@@ -421,6 +435,7 @@ impl Plan {
         sizes: &mut Sizes,
         to: Target,
     ) {
+        let ahead = image_size.max(512);
         for c in 0..channels {
             for (source, loads) in self.loads.iter().enumerate() {
                 let at = c % 16 * to.row + (source * to.source + image * self.image) * 2;
@@ -429,12 +444,12 @@ impl Plan {
                     let x = x.add(c * image_size);
                     let dst = to.ptr.add(c / 16 * to.block + at);
                     match (parts, self.packed) {
-                        (1, true) => single_row::<1, true>(loads, x, dst, to.part),
-                        (2, true) => single_row::<2, true>(loads, x, dst, to.part),
-                        (_, true) => single_row::<3, true>(loads, x, dst, to.part),
-                        (1, _) => single_row::<1, false>(loads, x, dst, to.part),
-                        (2, _) => single_row::<2, false>(loads, x, dst, to.part),
-                        (..) => single_row::<3, false>(loads, x, dst, to.part),
+                        (1, true) => single_row::<1, true>(loads, x, dst, to.part, ahead),
+                        (2, true) => single_row::<2, true>(loads, x, dst, to.part, ahead),
+                        (_, true) => single_row::<3, true>(loads, x, dst, to.part, ahead),
+                        (1, _) => single_row::<1, false>(loads, x, dst, to.part, ahead),
+                        (2, _) => single_row::<2, false>(loads, x, dst, to.part, ahead),
+                        (..) => single_row::<3, false>(loads, x, dst, to.part, ahead),
                     }
                 };
                 sizes.0[c] = sizes.0[c].max(most);
@@ -466,8 +481,13 @@ unsafe fn pair_row<const PARTS: usize, const PACKED: bool>(
     sizes: &mut [u32],
     dst: *mut u8,
     part: usize,
+    ahead: usize,
 ) {
     for (v, load) in loads.iter().enumerate() {
+        // What comes next, which the processor's own prefetching meets anew with each page.
+        let next = first.wrapping_add(load.from as usize + ahead);
+        prefetch(next.cast());
+        prefetch(next.wrapping_add(ahead / 2).cast());
         // SAFETY: elements of both channels; 64 bytes of the line for each part.
         unsafe {
             let mut a = fetch::<PACKED>(load, first);
@@ -501,9 +521,11 @@ unsafe fn single_row<const PARTS: usize, const PACKED: bool>(
     x: *const f32,
     dst: *mut u8,
     part: usize,
+    ahead: usize,
 ) -> u32 {
     let mut most = _mm512_setzero_si512();
     for (v, load) in loads.iter().enumerate() {
+        prefetch(x.wrapping_add(load.from as usize + ahead).cast());
         // SAFETY: elements of the channel; 32 bytes of the line for each part.
         unsafe {
             let mut a = fetch::<PACKED>(load, x);

@@ -8,6 +8,8 @@
 
 mod columns;
 #[cfg(target_arch = "x86_64")]
+mod depthwise;
+#[cfg(target_arch = "x86_64")]
 mod direct;
 mod faces;
 #[cfg(target_arch = "x86_64")]
@@ -21,6 +23,8 @@ mod tiles;
 
 use super::matmul::After;
 use super::pool;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use super::storage::Storage;
 use crate::{DType, Face, Precision};
 use half::slice::HalfFloatSliceExt;
@@ -110,9 +114,10 @@ pub struct Planned {
     unit: Option<Unit>,
 }
 
-/// The matrix unit's ways.
+/// Ways of `f32` alone.
 #[cfg(target_arch = "x86_64")]
 enum Unit {
+    Depthwise(depthwise::Job),
     Tiles(tiles::Job),
     Sums(tile_sums::Job),
 }
@@ -142,6 +147,12 @@ impl Planned {
 #[cfg(target_arch = "x86_64")]
 impl Unit {
     fn new(face: Face, s: &ConvShape) -> Option<Unit> {
+        if face == Face::WeightGrad && level() >= Level::Avx512 {
+            let job = depthwise::Job::new(s).map(Unit::Depthwise);
+            if job.is_some() {
+                return job;
+            }
+        }
         match face {
             _ if !super::simd::amx() => None,
             Face::WeightGrad => Some(Unit::Sums(tile_sums::Job::new(s))),
@@ -151,6 +162,7 @@ impl Unit {
 
     fn pays(&self) -> bool {
         match self {
+            Unit::Depthwise(_) => true,
             Unit::Tiles(job) => job.pays(),
             Unit::Sums(job) => job.pays(),
         }
@@ -161,9 +173,13 @@ impl Unit {
     /// # Safety
     /// As for [`conv`].
     unsafe fn run(&self, a: *const f32, b: *const f32, out: *mut f32, after: After<'_>) -> bool {
-        // SAFETY: passed on from the caller; the processor has AMX.
+        // SAFETY: passed on from the caller; the processor has what the way needs.
         unsafe {
             match self {
+                Unit::Depthwise(job) => {
+                    job.run(a, b, out, after);
+                    true
+                }
                 Unit::Tiles(job) => job.run(a, b, out, after),
                 Unit::Sums(job) => job.run(a, b, out, after),
             }

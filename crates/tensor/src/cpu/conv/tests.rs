@@ -306,6 +306,17 @@ fn usual_layers() {
         },
         1e-5,
     );
+    for stride in [[1, 1], [2, 2]] {
+        check::<f32>(
+            &ConvShape {
+                padding: [(2, 2), (3, 1)],
+                groups: 6,
+                stride,
+                ..shape(3, [6, 12], [9, 37], [5, 5])
+            },
+            1e-5,
+        );
+    }
     check::<f32>(
         &ConvShape {
             padding: [(3, 3); 2],

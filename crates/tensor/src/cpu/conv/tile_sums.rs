@@ -73,7 +73,9 @@ impl Job {
         let grads = plan.positions * outs.next_multiple_of(LINES) * (self.parts + 1) / 3;
         let unit = plan.positions / STEP * (16 * products + 8) * tiles + lines + grads;
         let unit = groups * unit + tiles * s.groups * 400 + 4_000;
-        let vector = s.sizes()[1] * s.output()[0] * s.output()[1] * s.batch / 24;
+        let positions = s.output()[0] * s.output()[1];
+        let rate = if positions < 64 { 12 } else { 24 };
+        let vector = s.sizes()[1] * positions * s.batch / rate;
         unit < vector
     }
 

@@ -104,7 +104,10 @@ impl Job {
         let weights = s.groups * taps * self.ins * self.outs * (self.parts + 1) / 2;
         let tiles = tiles * plan.phases.len();
         let unit = groups * (tiles * unit + lines) + weights + 4_000;
-        let vector = s.sizes()[1] * s.output()[0] * s.output()[1] * s.batch / 30;
+        // With few positions the vector unit waits for the weights, too.
+        let positions = s.output()[0] * s.output()[1];
+        let rate = if positions < 64 { 16 } else { 30 };
+        let vector = s.sizes()[1] * positions * s.batch / rate;
         unit < vector
     }
 
