@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// [`with_precision`], else from [`set_precision`]. Gradients have the precision of their op.
 ///
 /// The lower ones are faster on processors with a matrix unit for `bf16` (AMX); where there is
-/// none, all are `Highest`.
+/// none, all are `Highest`. So are attention's products everywhere, and small products that the
+/// vector unit does as fast.
 ///
 /// ```
 /// use fornax_tensor::{DType, Precision, Tensor, with_precision};
