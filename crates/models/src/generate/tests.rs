@@ -44,7 +44,7 @@ fn greedy_text_is_that_of_the_model_without_a_cache() {
     let prompt = vec![3, 1, 4];
     let text = &generate(
         &model,
-        &[prompt.clone()],
+        std::slice::from_ref(&prompt),
         &options(12, Sampling::greedy()),
         go,
     )[0];
