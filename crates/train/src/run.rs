@@ -394,12 +394,6 @@ impl Trained {
     /// # Errors
     /// If there is no run, it has no weights yet, or its files do not belong together.
     pub fn load(folder: &Path) -> Result<Self> {
-        if !folder.is_dir() {
-            return Err(Error::Run(format!(
-                "there is no run in {}: no such folder",
-                folder.display()
-            )));
-        }
         let recipe = read_recipe(folder)?;
         if recipe.data.is_text() {
             return Err(Error::Run(format!(
@@ -589,10 +583,15 @@ fn summary(network: &Network, schema: &Schema, recipe: &Recipe) -> Summary {
 /// If there is none.
 pub fn read_recipe(folder: &Path) -> Result<Recipe> {
     let path = folder.join(RECIPE);
-    if folder.is_dir() && !path.exists() {
+    let lacking = match (folder.is_dir(), path.exists()) {
+        (true, true) => None,
+        (true, false) => Some(format!("it has no {RECIPE}")),
+        (false, _) => Some("no such folder".into()),
+    };
+    if let Some(lacking) = lacking {
+        let folder = folder.display();
         return Err(Error::Run(format!(
-            "there is no run in {}: it has no {RECIPE}",
-            folder.display()
+            "there is no run in {folder}: {lacking}"
         )));
     }
     let text = fs::read_to_string(&path).map_err(io("read", &path))?;
