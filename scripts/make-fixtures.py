@@ -2,7 +2,7 @@
 """Makes the PyTorch fixtures that the Rust tests read.
 
     python3 -m venv /tmp/torch
-    /tmp/torch/bin/pip install torch torchvision numpy safetensors transformers gguf sentencepiece
+    /tmp/torch/bin/pip install torch torchvision numpy safetensors transformers gguf sentencepiece sacrebleu
     /tmp/torch/bin/python scripts/make-fixtures.py [NAME]...
 
 Without names it makes them all. `scripts/fixtures/core.py` describes the format. The files are committed,
@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import torch
 from fixtures import (
+    bleu,
     gguf_files,
     layers,
     losses,
@@ -37,6 +38,7 @@ MAKERS = {
     "recurrent": recurrent.make,
     "optim": optim.make,
     "metrics": metrics.make,
+    "bleu": bleu.make,
     "training": training.make,
     "npy": npy.make,
     "transformers": transformers.make,

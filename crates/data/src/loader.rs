@@ -233,6 +233,8 @@ pub struct Batch {
     pub y: Tensor,
     /// The numbers of the samples in the loader's dataset; of text, where they begin.
     pub indices: Vec<u32>,
+    /// What the batch counts for in a mean over several: its samples, or the tokens to predict.
+    pub weight: usize,
 }
 
 impl Batch {
@@ -301,7 +303,12 @@ impl Maker {
                 Tensor::from_vec(values, shape(per_sample))
             }
         };
-        Ok(Batch { x, y, indices })
+        Ok(Batch {
+            x,
+            y,
+            weight: indices.len(),
+            indices,
+        })
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Purpose {
     Mask = 5,
     /// The choice of the next token of a generated text.
     Sample = 6,
+    /// The order of the batches in an epoch, where they are made before they are put in order.
+    Batches = 7,
 }
 
 /// A stream of random numbers, fixed by `(seed, purpose, epoch, index)`.

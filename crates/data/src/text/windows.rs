@@ -17,6 +17,8 @@ pub enum Objective {
     Next,
     /// The tokens that were hidden.
     Masked(Masking),
+    /// Another text: the stretches that were taken out of this one.
+    Spans(Spans),
 }
 
 /// How tokens are hidden from a masked language model: whole words, as in the later BERTs. Of what
@@ -33,10 +35,26 @@ pub struct Masking {
     pub others: std::ops::Range<u32>,
 }
 
+/// How stretches are taken out of a text (span corruption, Raffel et al. 2020): each leaves a token
+/// of its own behind, a sentinel. What is to be written is each sentinel with the tokens that it
+/// stands for. Both texts end with `end`.
+#[derive(Clone)]
+pub struct Spans {
+    /// The share of tokens that is taken out; 0.15 in T5.
+    pub share: f64,
+    /// How long stretches are on average; 3 in T5.
+    pub mean: f64,
+    /// What stands for the first stretch, the second and so on.
+    pub sentinels: Arc<[u32]>,
+    /// Ends both texts.
+    pub end: u32,
+}
+
 /// Batches of windows of a text: at random places for training, side by side for validation.
 ///
 /// A batch has `x [batch, context]` and `y [batch, context]`, both `i64`; targets that do not count
-/// are [`IGNORE`]. What a batch holds is a function of seed, epoch and number alone.
+/// are [`IGNORE`]. With [`Objective::Spans`] `y` is another text, of another length. What a batch
+/// holds is a function of seed, epoch and number alone.
 ///
 /// ```
 /// use fornax_data::Batches;
@@ -65,7 +83,8 @@ impl Windows {
     /// next token is the target. What is left over at the end is not used.
     ///
     /// # Errors
-    /// If the text is shorter than one window.
+    /// If the text is shorter than one window, or a window has more stretches than there are
+    /// sentinels.
     pub fn new(tokens: Tokens, context: usize, objective: Objective) -> Result<Self> {
         let windows = Windows {
             tokens,
@@ -75,12 +94,22 @@ impl Windows {
             seed: 0,
             random: None,
         };
-        if context == 0 || windows.starts() == 0 {
+        if windows.stride() == 0 || windows.starts() == 0 {
             return Err(Error::Mismatch(format!(
                 "a part of the text has {} tokens, too few for a context of {context}; take a \
                  longer text or a shorter context",
                 windows.tokens.len()
             )));
+        }
+        if let Objective::Spans(spans) = &windows.objective {
+            let [_, count] = spans.taken(windows.stride());
+            if count > spans.sentinels.len() {
+                return Err(Error::Mismatch(format!(
+                    "a window has {count} stretches to take out, but the vocabulary only {} \
+                     sentinels; take a shorter context",
+                    spans.sentinels.len()
+                )));
+            }
         }
         Ok(windows)
     }
@@ -128,7 +157,15 @@ impl Windows {
     fn needed(&self) -> usize {
         match self.objective {
             Objective::Next => self.context + 1,
-            Objective::Masked(_) => self.context,
+            Objective::Masked(_) | Objective::Spans(_) => self.stride(),
+        }
+    }
+
+    /// Tokens from one window to the next.
+    fn stride(&self) -> usize {
+        match &self.objective {
+            Objective::Next | Objective::Masked(_) => self.context,
+            Objective::Spans(spans) => spans.read(self.context),
         }
     }
 
@@ -138,7 +175,7 @@ impl Windows {
     }
 
     fn side_by_side(&self) -> usize {
-        (self.tokens.len() + self.context - self.needed()) / self.context
+        (self.tokens.len() + self.stride() - self.needed()) / self.stride()
     }
 
     fn make(&self, epoch: u64, number: usize) -> Batch {
@@ -152,7 +189,7 @@ impl Windows {
                     let mut rng = Philox::new(self.seed, Purpose::Window, epoch, sample);
                     rng.below(self.starts() as u32) as usize
                 }
-                None => sample * self.context,
+                None => sample * self.stride(),
             };
             let token = |i: usize| i64::from(self.tokens.get(start + i));
             match &self.objective {
@@ -166,13 +203,19 @@ impl Windows {
                     y.extend(masking.hide(&mut window, &mut rng));
                     x.extend(window);
                 }
+                Objective::Spans(spans) => {
+                    let window: Vec<i64> = (0..self.stride()).map(token).collect();
+                    let mut rng = Philox::new(self.seed, Purpose::Mask, epoch, sample);
+                    spans.take_out(&window, &mut rng, &mut x, &mut y);
+                }
             }
             indices.push(start as u32);
         }
-        let shape = [count, self.context];
+        let written = y.len() / count;
         Batch {
-            x: Tensor::from_vec(x, shape),
-            y: Tensor::from_vec(y, shape),
+            weight: y.iter().filter(|&&y| y != IGNORE).count(),
+            x: Tensor::from_vec(x, [count, self.context]),
+            y: Tensor::from_vec(y, [count, written]),
             indices,
         }
     }
@@ -213,6 +256,60 @@ impl Masking {
         }
         targets
     }
+}
+
+impl Spans {
+    /// Of `length` tokens, how many are taken out, and in how many stretches.
+    fn taken(&self, length: usize) -> [usize; 2] {
+        let round = |n: f64, most: usize| (n.round() as usize).clamp(1, most.max(1));
+        let tokens = round(length as f64 * self.share, length.saturating_sub(1));
+        let most = tokens.min(length.saturating_sub(tokens));
+        [tokens, round(tokens as f64 / self.mean, most)]
+    }
+
+    /// The tokens of a text of which `context` are left, sentinels and end included: as many as
+    /// possible, 0 if there is no such text.
+    fn read(&self, context: usize) -> usize {
+        let left = |length: usize| {
+            let [tokens, stretches] = self.taken(length);
+            length - tokens + stretches + 1
+        };
+        let lengths = 2..=context.saturating_mul(16);
+        let fitting = lengths.take_while(|&length| left(length) <= context);
+        fitting
+            .last()
+            .filter(|&length| left(length) == context)
+            .unwrap_or(0)
+    }
+
+    /// Takes stretches out of a window: adds what is left to `x` and what is to be written to `y`.
+    fn take_out(&self, window: &[i64], rng: &mut Philox, x: &mut Vec<i64>, y: &mut Vec<i64>) {
+        let [tokens, stretches] = self.taken(window.len());
+        let out = cut(tokens, stretches, rng);
+        let kept = cut(window.len() - tokens, stretches, rng);
+        let mut rest = window;
+        for ((kept, out), &sentinel) in kept.into_iter().zip(out).zip(&*self.sentinels) {
+            let sentinel = i64::from(sentinel);
+            x.extend(&rest[..kept]);
+            x.push(sentinel);
+            y.push(sentinel);
+            y.extend(&rest[kept..kept + out]);
+            rest = &rest[kept + out..];
+        }
+        x.push(self.end.into());
+        y.push(self.end.into());
+    }
+}
+
+/// Cuts `length` into `parts`, none of them empty, every way equally likely.
+fn cut(length: usize, parts: usize, rng: &mut Philox) -> Vec<usize> {
+    let mut places: Vec<usize> = (1..length).collect();
+    rng.shuffle(&mut places);
+    places.truncate(parts - 1);
+    places.sort_unstable();
+    let ends = places.iter().copied().chain([length]);
+    let starts = [0].into_iter().chain(places.iter().copied());
+    ends.zip(starts).map(|(end, start)| end - start).collect()
 }
 
 impl Batches for Windows {
@@ -288,6 +385,71 @@ mod tests {
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts, (0..16).collect::<Vec<_>>());
+    }
+
+    fn spans() -> Spans {
+        Spans {
+            share: 0.15,
+            mean: 3.0,
+            sentinels: (1000..1100).collect(),
+            end: 999,
+        }
+    }
+
+    #[test]
+    fn stretches_that_are_taken_out_fit_back_in() {
+        let tokens = Tokens::new((0..900).collect());
+        let windows = Windows::new(tokens, 64, Objective::Spans(spans())).unwrap();
+        let windows = windows.batch_size(3);
+        // T5's 512 tokens come of 568, with 114 to write.
+        assert_eq!(spans().read(512), 568);
+        assert_eq!(spans().taken(568), [85, 28]);
+        let mut text = Vec::new();
+        let mut lengths = Vec::new();
+        for (x, y) in all(&windows, 0) {
+            for (x, y) in x.chunks(64).zip(y.chunks(y.len() / (x.len() / 64))) {
+                assert_eq!((x.last(), y.last()), (Some(&999), Some(&999)));
+                let mut out = y[..y.len() - 1].split(|&id| id >= 1000).skip(1);
+                for &id in &x[..63] {
+                    match id >= 1000 {
+                        true => {
+                            let stretch = out.next().unwrap();
+                            lengths.push(stretch.len());
+                            text.extend(stretch);
+                        }
+                        false => text.push(id),
+                    }
+                }
+                assert!(out.next().is_none());
+                let sentinels = |ids: &[i64]| ids.iter().filter(|&&id| id >= 1000).count();
+                assert_eq!(sentinels(x), sentinels(y));
+            }
+        }
+        let whole = windows.samples() * spans().read(64);
+        assert_eq!(text, (0..whole as i64).collect::<Vec<_>>());
+        assert!(lengths.contains(&1) && lengths.iter().any(|&length| length > 4));
+    }
+
+    #[test]
+    fn every_context_has_its_text() {
+        for context in 3..300 {
+            let length = spans().read(context);
+            assert!(length >= 2, "{context}");
+            let (mut x, mut y) = (Vec::new(), Vec::new());
+            let window: Vec<i64> = (0..length as i64).collect();
+            let mut rng = Philox::new(1, Purpose::Mask, 0, context);
+            spans().take_out(&window, &mut rng, &mut x, &mut y);
+            let [tokens, stretches] = spans().taken(length);
+            assert_eq!((x.len(), y.len()), (context, tokens + stretches + 1));
+        }
+        let few = Spans {
+            sentinels: [7].into(),
+            ..spans()
+        };
+        let tokens = Tokens::new((0..900).collect());
+        let refused = Windows::new(tokens.clone(), 64, Objective::Spans(few));
+        assert!(refused.err().unwrap().to_string().contains("only 1"));
+        assert!(Windows::new(tokens, 1, Objective::Spans(spans())).is_err());
     }
 
     #[test]
