@@ -24,6 +24,11 @@ pub trait Seq2SeqLm: Module + Send + Sync {
     /// The number of different tokens that it writes.
     fn vocab(&self) -> usize;
 
+    /// The most tokens of a text, on either side.
+    fn longest(&self) -> usize {
+        usize::MAX
+    }
+
     /// What stands before the first token that the decoder writes.
     fn start_token(&self) -> i64;
 
@@ -65,6 +70,38 @@ pub trait Seq2SeqLm: Module + Send + Sync {
         let start = Tensor::full([batch, 1], self.start_token() as f64, DType::I64);
         let ids = labels.masked_fill(&labels.eq_scalar(IGNORE), padding as f64);
         Tensor::cat(&[start, ids.narrow(1, 0, time - 1)], 1)
+    }
+}
+
+impl<M: Seq2SeqLm + ?Sized> Seq2SeqLm for Box<M> {
+    fn vocab(&self) -> usize {
+        (**self).vocab()
+    }
+    fn longest(&self) -> usize {
+        (**self).longest()
+    }
+    fn start_token(&self) -> i64 {
+        (**self).start_token()
+    }
+    #[track_caller]
+    fn encode(&self, ids: &Tensor, mask: Option<&Tensor>) -> Tensor {
+        (**self).encode(ids, mask)
+    }
+    #[track_caller]
+    fn memory(&self, states: &Tensor, mask: Option<&Tensor>) -> Memory {
+        (**self).memory(states, mask)
+    }
+    #[track_caller]
+    fn decode(&self, ids: &Tensor, memory: &Memory) -> Tensor {
+        (**self).decode(ids, memory)
+    }
+    #[track_caller]
+    fn init_cache(&self, states: &Tensor, mask: Option<&Tensor>, length: usize) -> Seq2SeqCache {
+        (**self).init_cache(states, mask, length)
+    }
+    #[track_caller]
+    fn decode_step(&self, ids: &Tensor, cache: &mut Seq2SeqCache) -> Tensor {
+        (**self).decode_step(ids, cache)
     }
 }
 

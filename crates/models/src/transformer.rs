@@ -249,6 +249,10 @@ impl Seq2SeqLm for Transformer {
         self.config.target_vocab
     }
 
+    fn longest(&self) -> usize {
+        self.config.max_length
+    }
+
     fn start_token(&self) -> i64 {
         self.config.start_token_id as i64
     }

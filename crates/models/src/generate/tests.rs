@@ -251,3 +251,64 @@ fn wide_beams_find_the_best_of_all_texts() {
     let ended = beam_search(&model, &prompt, 25, most as usize, &[end], 0.0);
     assert!(ended.iter().all(|beam| !beam.tokens.contains(&end)));
 }
+
+/// Texts about several sources together are those about each alone, and each token is the best by
+/// the model without a cache.
+#[test]
+fn a_text_about_another_does_not_depend_on_its_neighbours() {
+    use crate::{T5, T5Config, Transformer, TransformerConfig};
+    manual_seed(5);
+    let t5 = T5::new(&T5Config {
+        vocab_size: 20,
+        d_model: 16,
+        d_kv: 8,
+        d_ff: 32,
+        num_layers: 1,
+        num_heads: 2,
+        initializer_factor: 3.0,
+        ..T5Config::default()
+    });
+    let transformer = Transformer::new(&TransformerConfig {
+        source_vocab: 20,
+        target_vocab: 20,
+        d_model: 16,
+        nhead: 2,
+        num_encoder_layers: 1,
+        num_decoder_layers: 2,
+        dim_feedforward: 32,
+        max_length: 12,
+        ..TransformerConfig::default()
+    });
+    let models: [Box<dyn Seq2SeqLm>; 2] = [Box::new(t5.unwrap()), Box::new(transformer.unwrap())];
+    let sources = [vec![3, 1, 4, 1, 5, 9, 2, 6, 5], vec![7], vec![8, 2, 8]];
+    for model in models {
+        let options = options(20, Sampling::greedy());
+        let together = generate_seq2seq(&model, &sources, &options, go);
+        for (source, text) in sources.iter().zip(&together) {
+            let alone = generate_seq2seq(&model, std::slice::from_ref(source), &options, go);
+            assert_eq!(&alone[0], text);
+            assert_eq!(text.len(), 20.min(model.longest()));
+            let mut read = vec![model.start_token()];
+            let ids: Vec<i64> = source.iter().map(|&id| i64::from(id)).collect();
+            let ids = Tensor::from_vec(ids, [1, source.len()]);
+            for &token in text {
+                let written = Tensor::from_vec(read.clone(), [1, read.len()]);
+                let scores = model.forward_logits(&ids, None, &written).select(1, -1);
+                let scores = scores.to_vec::<f32>();
+                let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                assert!(best - scores[token as usize] < 1e-4);
+                read.push(i64::from(token));
+            }
+        }
+        let ends = Options {
+            ends: vec![together[0][2]],
+            ..options.clone()
+        };
+        let ended = generate_seq2seq(&model, &sources, &ends, go);
+        let first = together[0]
+            .iter()
+            .position(|t| *t == together[0][2])
+            .unwrap();
+        assert_eq!(ended[0], together[0][..first]);
+    }
+}
