@@ -593,9 +593,11 @@ mod tests {
         let (y, (h, c)) = layer.run(&x, None, None);
         let (y1, (h1, c1)) = layer.run(&x.narrow(0, 0, 4), None, None);
         let (y2, (h2, c2)) = layer.run(&x.narrow(0, 4, 3), Some((&h1, &c1)), None);
-        assert_eq!(Tensor::cat(&[y1, y2], 0).to_vec::<f32>(), y.to_vec::<f32>());
-        assert_eq!(h2.to_vec::<f32>(), h.to_vec::<f32>());
-        assert_eq!(c2.to_vec::<f32>(), c.to_vec::<f32>());
+        // Products of other sizes may round otherwise, so the last bits may differ.
+        for (part, whole) in [(Tensor::cat(&[y1, y2], 0), y), (h2, h), (c2, c)] {
+            let apart: f32 = (part - whole).abs().max(..).item();
+            assert!(apart < 1e-6, "{apart}");
+        }
     }
 
     #[test]
