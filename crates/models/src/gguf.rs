@@ -1,9 +1,13 @@
 //! Models out of GGUF files, whose names and layouts are llama.cpp's.
 
 use crate::pretrained::{self, Result, load_tensors};
-use crate::{Llama, LlamaConfig, Pretrained};
+use crate::{Llama, LlamaConfig, Pretrained, RopeParameters};
+use fornax_nn::init;
 use fornax_tensor::Tensor;
 use fornax_tensor::io::Gguf;
+
+/// What llama.cpp divides the frequencies of rotary positions by.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// llama.cpp's names of a block's weights and HuggingFace's.
 const BLOCK: &[(&str, &str)] = &[
@@ -18,7 +22,8 @@ const BLOCK: &[(&str, &str)] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// The sizes of the LLaMA in a file.
+/// The sizes of the LLaMA in a file. Factors of its rotary frequencies, as LLaMA 3.1 has them,
+/// become a `longrope` of equal factors for short and long texts.
 ///
 /// # Errors
 /// If the file holds another architecture, or does not say its sizes.
@@ -34,6 +39,22 @@ pub fn llama_config(file: &Gguf) -> Result<LlamaConfig> {
     let count = |key: &str| file.count(&format!("llama.{key}"));
     let number = |key: &str| file.number(&format!("llama.{key}"));
     let heads = count("attention.head_count")?;
+    let length = count("context_length")?;
+    let rope_scaling = match (
+        file.get(ROPE_FACTORS),
+        file.text("llama.rope.scaling.type").unwrap_or("none"),
+    ) {
+        (Some(entry), _) => {
+            let factors = file.tensor(entry)?.to_f64_vec();
+            Some(RopeParameters::divided(factors, length))
+        }
+        (None, "none") => None,
+        (None, kind) => Some(RopeParameters {
+            rope_type: Some(kind.to_owned()),
+            factor: number("rope.scaling.factor").ok(),
+            ..RopeParameters::default()
+        }),
+    };
     Ok(LlamaConfig {
         vocab_size: match file.get("token_embd.weight").map(|entry| &entry.shape[..]) {
             Some([vocab, _]) => *vocab,
@@ -45,9 +66,10 @@ pub fn llama_config(file: &Gguf) -> Result<LlamaConfig> {
         num_attention_heads: heads,
         num_key_value_heads: Some(count("attention.head_count_kv").unwrap_or(heads)),
         head_dim: count("attention.key_length").ok(),
-        max_position_embeddings: count("context_length")?,
+        max_position_embeddings: length,
         rms_norm_eps: number("attention.layer_norm_rms_epsilon")?,
         rope_theta: number("rope.freq_base").ok(),
+        rope_scaling,
         tie_word_embeddings: file.get("output.weight").is_none(),
         ..LlamaConfig::default()
     })
@@ -60,11 +82,11 @@ pub fn llama_config(file: &Gguf) -> Result<LlamaConfig> {
 /// has element types that cannot be read.
 pub fn load_llama(file: &Gguf) -> Result<Llama> {
     let config = llama_config(file)?;
-    let mut model = Llama::new(&config)?;
+    let mut model = init::without_values(|| Llama::new(&config))?;
     let mut tensors = Vec::with_capacity(file.entries().len());
     for entry in file.entries() {
-        // A table that can be computed.
-        if entry.name == "rope_freqs.weight" {
+        // Part of the configuration.
+        if entry.name == ROPE_FACTORS {
             continue;
         }
         let name = hugging_face_name(&entry.name);
@@ -135,7 +157,7 @@ mod tests {
 
     /// The bytes of a file that llama.cpp would make of a model: an encoder of the little that is
     /// needed, written after the format's description.
-    fn to_gguf(model: &Llama, config: &LlamaConfig) -> Vec<u8> {
+    fn to_gguf(model: &Llama, config: &LlamaConfig, factors: Option<Tensor>) -> Vec<u8> {
         let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
         let mut keys = [
             text("general.architecture"),
@@ -163,7 +185,8 @@ mod tests {
         keys.extend(6u32.to_le_bytes());
         keys.extend((config.rms_norm_eps as f32).to_le_bytes());
         let (mut about, mut data, mut count) = (Vec::new(), Vec::new(), 0u64);
-        for (name, mut tensor) in model.named_parameters() {
+        let factors = factors.map(|factors| (ROPE_FACTORS.to_owned(), factors));
+        for (name, mut tensor) in model.named_parameters().into_iter().chain(factors) {
             if let Some(heads) = turned(&name, config) {
                 let [rows, width] = [tensor.dim(0), tensor.dim(1)];
                 tensor = tensor
@@ -203,10 +226,8 @@ mod tests {
         bytes
     }
 
-    #[test]
-    fn a_model_comes_back_from_a_file() {
-        manual_seed(2);
-        let config = LlamaConfig {
+    fn tiny() -> LlamaConfig {
+        LlamaConfig {
             vocab_size: 23,
             hidden_size: 24,
             intermediate_size: 40,
@@ -217,13 +238,57 @@ mod tests {
             tie_word_embeddings: true,
             initializer_range: 0.3,
             ..LlamaConfig::default()
-        };
-        let model = Llama::new(&config).unwrap();
-        let file = Gguf::read(Map::from_bytes("x.gguf", to_gguf(&model, &config))).unwrap();
-        let loaded = load_llama(&file).unwrap();
+        }
+    }
+
+    /// The model that a file of this one gives.
+    fn reloaded(model: &Llama, factors: Option<Tensor>) -> Llama {
+        let bytes = to_gguf(model, model.config(), factors);
+        load_llama(&Gguf::read(Map::from_bytes("x.gguf", bytes)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_model_comes_back_from_a_file() {
+        manual_seed(2);
+        let model = Llama::new(&tiny()).unwrap();
+        let loaded = reloaded(&model, None);
         let ids = Tensor::randint(0, 23, [2, 9]);
         let [a, b] = [&model, &loaded].map(|m| m.forward_logits(&ids, None));
         assert_eq!(a.to_vec::<f32>(), b.to_vec::<f32>());
+    }
+
+    #[test]
+    fn stretched_positions_come_back_too() {
+        manual_seed(2);
+        let llama3 = r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 16}"#;
+        let config = LlamaConfig {
+            rope_scaling: Some(serde_json::from_str(llama3).unwrap()),
+            ..tiny()
+        };
+        let model = Llama::new(&config).unwrap();
+        // As llama.cpp's `convert_hf_to_gguf.py` computes them.
+        let factor = |i: usize| {
+            let turns = 16.0 * 10000f64.powf(-(i as f64) / 4.0) / std::f64::consts::TAU;
+            let smooth = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
+            (1.0 / ((1.0 - smooth) / 8.0 + smooth)) as f32
+        };
+        let factors: Vec<f32> = (0..4).map(factor).collect();
+        assert!(factors[0] < factors[1] && factors[3] == 8.0, "{factors:?}");
+        let loaded = reloaded(&model, Some(Tensor::from_vec(factors, [4])));
+        let ids = Tensor::randint(0, 23, [2, 30]);
+        let logits = |m: &Llama| m.forward_logits(&ids, None);
+        let difference = (logits(&model) - logits(&loaded)).abs().max(..).item();
+        assert!(difference < 1e-4, "{difference}");
+
+        // Folders keep them.
+        let folder = tempfile::tempdir().unwrap();
+        pretrained::save_to_folder(&loaded, folder.path()).unwrap();
+        let again = pretrained::from_folder::<Llama>(folder.path()).unwrap();
+        assert_eq!(
+            logits(&again.model).to_vec::<f32>(),
+            logits(&loaded).to_vec::<f32>()
+        );
     }
 
     #[test]

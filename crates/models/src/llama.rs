@@ -64,7 +64,7 @@ pub struct LlamaConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RopeParameters {
-    /// "default", "linear" or "llama3".
+    /// "default", "linear", "llama3", or "longrope" with the same factors for short and long texts.
     #[serde(alias = "type", skip_serializing_if = "Option::is_none")]
     pub rope_type: Option<String>,
     /// The base; 10,000 if not given.
@@ -82,6 +82,29 @@ pub struct RopeParameters {
     /// The first texts' length.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original_max_position_embeddings: Option<usize>,
+    /// What each frequency is divided by in texts no longer than the first ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_factor: Option<Vec<f64>>,
+    /// The same in longer ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub long_factor: Option<Vec<f64>>,
+    /// What queries and keys are multiplied with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_factor: Option<f64>,
+}
+
+impl RopeParameters {
+    /// Every frequency divided by its own factor, whatever the text's length.
+    pub(crate) fn divided(factors: Vec<f64>, length: usize) -> Self {
+        RopeParameters {
+            rope_type: Some("longrope".to_owned()),
+            original_max_position_embeddings: Some(length),
+            short_factor: Some(factors.clone()),
+            long_factor: Some(factors),
+            attention_factor: Some(1.0),
+            ..RopeParameters::default()
+        }
+    }
 }
 
 /// LLaMA of 7 billion parameters.
@@ -160,11 +183,26 @@ impl LlamaConfig {
                     frequency * kept + frequency / factor * (1.0 - kept)
                 }))
             }
+            "longrope" => {
+                let factors = rope.long_factor.as_deref().unwrap_or_default();
+                let alike = rope.short_factor == rope.long_factor;
+                check.that(alike && rope.attention_factor == Some(1.0), || {
+                    "longrope is implemented only with equal short_factor and long_factor, and an \
+                     attention_factor of 1"
+                        .to_owned()
+                })?;
+                let pairs = self.head_dim() / 2;
+                let positive = factors.iter().all(|f| *f > 0.0 && f.is_finite());
+                check.that(factors.len() == pairs && positive, || {
+                    format!("longrope needs {pairs} positive factors, not {factors:?}")
+                })?;
+                Ok(rotary.divided(factors))
+            }
             other => Err(ConfigError {
                 model: check.0,
                 reason: format!(
                     "rotary positions of type \"{other}\" are not implemented; there are default, \
-                     linear and llama3"
+                     linear, llama3 and longrope"
                 ),
             }),
         }

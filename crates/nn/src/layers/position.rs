@@ -62,6 +62,22 @@ impl Rotary {
         self
     }
 
+    /// With each pair's angle per position divided by its own factor.
+    ///
+    /// # Panics
+    /// If there is not one factor for each pair.
+    #[track_caller]
+    pub fn divided(mut self, factors: &[f64]) -> Self {
+        let pairs = self.frequencies.len();
+        if factors.len() != pairs {
+            panic!("Rotary: {} factors for {pairs} pairs", factors.len());
+        }
+        for (frequency, factor) in self.frequencies.iter_mut().zip(factors) {
+            *frequency = (*frequency as f64 / factor) as f32;
+        }
+        self
+    }
+
     /// The turns of tokens at these positions, `[batch, time]` or `[1, time]`.
     #[track_caller]
     pub fn at(&self, positions: &Tensor) -> Turns {
@@ -222,6 +238,9 @@ mod tests {
         assert!((product(7, 4) - product(7, 5)).abs() > 1e-3);
         let (fast, slow) = (rotary.clone(), rotary.map(|f| f / 2.0));
         assert_eq!(fast.frequencies[0], 2.0 * slow.frequencies[0]);
+        let own = fast.clone().divided(&[1.0, 2.0, 4.0]);
+        assert_eq!(own.frequencies[0], fast.frequencies[0]);
+        assert_eq!(own.frequencies[2], slow.frequencies[2] / 2.0);
     }
 
     #[test]
