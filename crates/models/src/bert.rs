@@ -1,11 +1,12 @@
 //! BERT: an encoder whose tokens see one another in both directions.
 
-use crate::encoder::{Dense, SelfAttention, for_all_queries, linear, table};
+use crate::parts::{Dense, SelfAttention, checkpoint_if, fits, for_all_queries, linear, table};
 use crate::vit::labels;
 use crate::{Check, ConfigError, Pretrained};
 use fornax_nn::{Activation, Dropout, Embedding, Layer, LayerNorm, Linear, Module, Param, init};
-use fornax_tensor::{Tensor, checkpoint};
+use fornax_tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// The sizes and options of a [`Bert`], named as in HuggingFace's `config.json`.
@@ -48,6 +49,9 @@ pub struct BertConfig {
     /// checkpointing).
     #[serde(skip)]
     pub checkpoint: bool,
+    /// Fields of a file that mean nothing here; they are saved again.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// BERT-Base for lower-cased English, two classes.
@@ -71,13 +75,16 @@ impl Default for BertConfig {
             classifier_dropout: None,
             id2label: labels(2),
             checkpoint: false,
+            extra: Map::new(),
         }
     }
 }
 
 impl BertConfig {
     /// The same with this many classes, named by `transformers`' custom.
-    pub fn classes(self, count: usize) -> Self {
+    pub fn classes(mut self, count: usize) -> Self {
+        // Those of the old classes.
+        self.extra.remove("label2id");
         BertConfig {
             id2label: labels(count),
             ..self
@@ -176,7 +183,7 @@ impl Bert {
         let mut bert = Bert::without_pooler(config)?;
         let width = config.hidden_size;
         bert.pooler = Some(Dense {
-            dense: linear(width, width, config.initializer_range),
+            dense: linear(width, width, config.initializer_range, true),
         });
         Ok(bert)
     }
@@ -187,7 +194,8 @@ impl Bert {
         let (layers, positions) = (config.num_hidden_layers, config.max_position_embeddings);
         let tables = [config.vocab_size, positions, config.type_vocab_size];
         check.sizes("vocabulary, positions and segments", &tables)?;
-        check.sizes("width, layers and inner width", &[width, layers, inner])?;
+        check.sizes("width and inner width", &[width, inner])?;
+        check.layers(&[layers])?;
         check.heads(config.num_attention_heads, width)?;
         for p in [
             config.hidden_dropout_prob,
@@ -216,7 +224,7 @@ impl Bert {
         let std = config.initializer_range;
         let norm = || LayerNorm::new(width).eps(config.layer_norm_eps);
         let added = |inputs| Added {
-            dense: linear(inputs, width, std),
+            dense: linear(inputs, width, std, true),
             norm: norm(),
             dropout: Dropout::new(config.hidden_dropout_prob),
         };
@@ -232,7 +240,7 @@ impl Bert {
                 output: added(width),
             },
             intermediate: Dense {
-                dense: linear(width, inner, std),
+                dense: linear(width, inner, std, true),
             },
             output: added(inner),
             activation,
@@ -262,10 +270,8 @@ impl Bert {
     /// If the text is longer than the model's positions, or shapes do not fit.
     #[track_caller]
     pub fn forward(&self, ids: &Tensor, input: BertInput<'_>) -> Tensor {
-        let (time, longest) = (ids.dim(1), self.config.max_position_embeddings);
-        if time > longest {
-            panic!("Bert: {time} tokens are more than the {longest} positions");
-        }
+        let time = ids.dim(1);
+        fits("Bert", time, self.config.max_position_embeddings);
         let tables = &self.embeddings;
         let positions = tables.position_embeddings.weight.narrow(0, 0, time);
         let segments = match input.segments {
@@ -279,10 +285,7 @@ impl Bert {
             .dropout(self.config.hidden_dropout_prob);
         let mask = input.mask.map(for_all_queries);
         for block in &self.encoder.layer {
-            x = match self.config.checkpoint {
-                true => checkpoint(|| block.forward(&x, mask.as_ref())),
-                false => block.forward(&x, mask.as_ref()),
-            };
+            x = checkpoint_if(self.config.checkpoint, || block.forward(&x, mask.as_ref()));
         }
         x
     }
@@ -386,7 +389,7 @@ impl BertForMaskedLM {
                 predictions: Predictions {
                     bias: Param::new(init::zeros([config.vocab_size])),
                     transform: Transform {
-                        dense: linear(width, width, config.initializer_range),
+                        dense: linear(width, width, config.initializer_range, true),
                         norm: LayerNorm::new(width).eps(config.layer_norm_eps),
                     },
                     activation: Check("bert").activation(&config.hidden_act)?,
@@ -430,7 +433,7 @@ fn classifier(config: &BertConfig) -> Result<Linear, ConfigError> {
     let check = Check("bert");
     check.sizes("classes", &[classes])?;
     check.weights([[width, classes]])?;
-    Ok(linear(width, classes, config.initializer_range))
+    Ok(linear(width, classes, config.initializer_range, true))
 }
 
 impl BertForSequenceClassification {

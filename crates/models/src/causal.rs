@@ -1,6 +1,7 @@
 //! Language models that predict the next token: what generation and training need of them.
 
-use fornax_nn::{CrossEntropyLoss, KvCache, Loss, Module};
+use crate::seq2seq::smoothed_loss;
+use fornax_nn::{KvCache, Module};
 use fornax_tensor::{DType, Tensor};
 
 /// The class that does not count in a loss, as in PyTorch and HuggingFace.
@@ -66,6 +67,5 @@ pub fn next_token_loss(logits: &Tensor, labels: &Tensor) -> Tensor {
 /// same places; those that are [`IGNORE`] do not count.
 #[track_caller]
 pub fn token_loss(logits: &Tensor, labels: &Tensor) -> Tensor {
-    let rows = logits.flatten(0, 1);
-    CrossEntropyLoss::default().forward(&rows, &labels.flatten(0, 1))
+    smoothed_loss(logits, labels, 0.0)
 }

@@ -96,7 +96,7 @@ impl Cnn {
         let check = Check("cnn");
         check.sizes("inputs and classes", &[config.inputs, config.classes])?;
         check.sizes("channels", &config.channels)?;
-        check.sizes("convolutions", &[config.convolutions])?;
+        check.layers(&[config.convolutions])?;
         check.sizes("dense layers", &config.dense)?;
         check.dropout(config.dropout)?;
 
@@ -237,7 +237,10 @@ mod tests {
             dense: vec![1 << 24, 1 << 24],
             ..CnnConfig::default()
         });
-        assert!(dense.contains("at most 2147483648 are possible"), "{dense}");
+        assert!(
+            dense.contains("at most 1099511627776 are possible"),
+            "{dense}"
+        );
         let channels = error(CnnConfig {
             channels: vec![usize::MAX / 2],
             ..CnnConfig::default()

@@ -1,12 +1,14 @@
 //! GPT-2: a decoder that predicts the next token.
 
+use crate::parts::{checkpoint_if, fits, linear, scores, table};
 use crate::{CausalLm, Check, ConfigError, Pretrained};
 use fornax_nn::{
-    Activation, Causal, Dropout, Embedding, KvCache, Layer, LayerNorm, Module, Param, init,
+    Activation, Causal, Dropout, Embedding, KvCache, Layer, LayerNorm, Linear, Module, Param, init,
     join_heads, note_output, split_heads,
 };
-use fornax_tensor::{Tensor, checkpoint};
+use fornax_tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The sizes and options of a [`Gpt2`], named as in HuggingFace's `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub struct Gpt2Config {
     /// checkpointing).
     #[serde(skip)]
     pub checkpoint: bool,
+    /// Fields of a file that mean nothing here; they are saved again.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// GPT-2 of 124 million parameters.
@@ -68,6 +73,7 @@ impl Default for Gpt2Config {
             scale_attn_by_inverse_layer_idx: false,
             tie_word_embeddings: true,
             checkpoint: false,
+            extra: Map::new(),
         }
     }
 }
@@ -106,7 +112,7 @@ impl Gpt2Config {
 pub struct Gpt2 {
     transformer: Transformer,
     /// Only where it is not the embedding.
-    lm_head: Option<Head>,
+    lm_head: Option<Linear>,
     #[module(skip)]
     config: Gpt2Config,
 }
@@ -117,11 +123,6 @@ struct Transformer {
     wpe: Embedding,
     h: Vec<Block>,
     ln_f: LayerNorm,
-}
-
-#[derive(Module)]
-struct Head {
-    weight: Param,
 }
 
 #[derive(Module)]
@@ -187,11 +188,9 @@ impl Gpt2 {
         let check = Check("gpt2");
         let (width, layers) = (config.n_embd, config.n_layer);
         let inner = config.n_inner.unwrap_or(width.saturating_mul(4));
-        let sizes = [config.vocab_size, config.n_positions, width, layers, inner];
-        check.sizes(
-            "vocab_size, n_positions, n_embd, n_layer and n_inner",
-            &sizes,
-        )?;
+        let sizes = [config.vocab_size, config.n_positions, width, inner];
+        check.sizes("vocab_size, n_positions, n_embd and n_inner", &sizes)?;
+        check.layers(&[layers])?;
         check.heads(config.n_head, width)?;
         for p in [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop] {
             check.dropout(p)?;
@@ -206,7 +205,7 @@ impl Gpt2 {
         let activation = check.activation(&config.activation_function)?;
 
         let std = config.initializer_range;
-        let table = |count| Embedding::from_pretrained(init::normal([count, width], 0.0, std));
+        let table = |count| table(count, width, std);
         let norm = || LayerNorm::new(width).eps(config.layer_norm_epsilon);
         // Each of the `2 * layers` parts adds its share of the variance.
         let added = std / (2.0 * layers as f64).sqrt();
@@ -235,9 +234,8 @@ impl Gpt2 {
                 h: (0..layers).map(block).collect(),
                 ln_f: norm(),
             },
-            lm_head: (!config.tie_word_embeddings).then(|| Head {
-                weight: Param::new(init::normal([config.vocab_size, width], 0.0, std)),
-            }),
+            lm_head: (!config.tie_word_embeddings)
+                .then(|| linear(width, config.vocab_size, std, false)),
             config: config.clone(),
         })
     }
@@ -246,13 +244,7 @@ impl Gpt2 {
     #[track_caller]
     fn hidden(&self, ids: &Tensor, pass: Causal<'_>) -> Tensor {
         let (net, config) = (&self.transformer, &self.config);
-        if ids.dim(1) > config.n_positions {
-            panic!(
-                "Gpt2: {} tokens are more than the {} positions",
-                ids.dim(1),
-                config.n_positions
-            );
-        }
+        fits("Gpt2", ids.dim(1), config.n_positions);
         let mut pass = pass.dropout(config.attn_pdrop);
         if !config.scale_attn_weights {
             pass = pass.scale(1.0);
@@ -260,22 +252,14 @@ impl Gpt2 {
         let embedded = net.wte.forward(ids) + net.wpe.forward(pass.positions());
         let mut x = embedded.dropout(config.embd_pdrop);
         for (i, block) in net.h.iter().enumerate() {
-            x = match config.checkpoint {
-                true => checkpoint(|| block.forward(&x, &mut pass, i)),
-                false => block.forward(&x, &mut pass, i),
-            };
+            x = checkpoint_if(config.checkpoint, || block.forward(&x, &mut pass, i));
         }
         net.ln_f.forward(&x)
     }
 
-    /// Scores of all tokens for vectors `[.., width]`.
     #[track_caller]
     fn head(&self, x: &Tensor) -> Tensor {
-        let weight = match &self.lm_head {
-            Some(head) => &head.weight,
-            None => &self.transformer.wte.weight,
-        };
-        x.linear(weight, None)
+        scores(x, self.lm_head.as_ref(), &self.transformer.wte)
     }
 }
 
@@ -337,12 +321,7 @@ impl CausalLm for Gpt2 {
     #[track_caller]
     fn init_cache(&self, batch: usize, length: usize) -> KvCache {
         let config = &self.config;
-        if length > config.n_positions {
-            panic!(
-                "Gpt2: a cache of {length} tokens is longer than the {} positions",
-                config.n_positions
-            );
-        }
+        fits("Gpt2", length, config.n_positions);
         let shape = [batch, config.n_head, length, config.n_embd / config.n_head];
         KvCache::new(config.n_layer, shape, self.transformer.wte.weight.dtype())
     }

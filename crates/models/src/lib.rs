@@ -11,13 +11,13 @@ mod bert;
 pub mod causal;
 mod char_rnn;
 mod cnn;
-mod encoder;
 pub mod generate;
 pub mod gguf;
 mod gpt2;
 mod lenet;
 mod llama;
 mod mlp;
+mod parts;
 pub mod pretrained;
 mod resnet;
 pub mod seq2seq;
@@ -43,7 +43,7 @@ pub use t5::{T5, T5Config};
 pub use transformer::{Transformer, TransformerConfig};
 pub use vit::{Pooling, Vit, VitConfig};
 
-use fornax_nn::Activation;
+use fornax_nn::{Activation, init};
 
 /// A configuration that describes no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,9 +55,11 @@ pub struct ConfigError {
     pub reason: String,
 }
 
-/// The most weights that a network may have: 8 GiB as `f32`, and four times as much to train it.
-/// Beyond it a size was mistyped; without a limit it would end the process for want of memory.
-const MOST_WEIGHTS: usize = 1 << 31;
+/// The most weights that a network may have, a trillion; beyond it a size was mistyped.
+const MOST_WEIGHTS: usize = 1 << 40;
+
+/// The most layers of a kind; beyond it a number was mistyped.
+const MOST_LAYERS: usize = 10_000;
 
 /// The checks that all configurations share.
 struct Check(&'static str);
@@ -79,6 +81,22 @@ impl Check {
         })
     }
 
+    /// The numbers of layers of each kind.
+    fn layers(&self, counts: &[usize]) -> Result<(), ConfigError> {
+        self.sizes("layers", counts)?;
+        self.that(counts.iter().all(|&count| count <= MOST_LAYERS), || {
+            format!("at most {MOST_LAYERS} layers are possible, not {counts:?}")
+        })
+    }
+
+    /// Whether the system would give memory for so many `f32`: without this check it would end the
+    /// process.
+    fn memory(&self, what: &str, count: usize) -> Result<(), ConfigError> {
+        self.that(Vec::<f32>::new().try_reserve_exact(count).is_ok(), || {
+            format!("{what} have {count} numbers, more than fit into memory")
+        })
+    }
+
     /// Takes `[inputs of an output, outputs]` of every layer.
     fn weights(&self, layers: impl IntoIterator<Item = [usize; 2]>) -> Result<(), ConfigError> {
         let total = layers
@@ -89,7 +107,12 @@ impl Check {
         self.that(total.is_some_and(|total| total <= MOST_WEIGHTS), || {
             let found = total.map_or("far too many".into(), |total| total.to_string());
             format!("the layers have {found} weights, at most {MOST_WEIGHTS} are possible")
-        })
+        })?;
+        match init::is_without_values() {
+            // A file holds them all, or is refused.
+            true => Ok(()),
+            false => self.memory("the layers", total.unwrap_or(0)),
+        }
     }
 
     /// The activation that HuggingFace calls `name`.
@@ -124,5 +147,67 @@ impl Check {
         self.that((0.0..1.0).contains(&p), || {
             format!("dropout must be at least 0 and less than 1, not {p}")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_models_may_be_loaded_and_absurd_ones_are_errors() {
+        // LLaMA 3.1 of 70 billion parameters.
+        let large = LlamaConfig {
+            vocab_size: 128256,
+            hidden_size: 8192,
+            intermediate_size: 28672,
+            num_hidden_layers: 80,
+            num_attention_heads: 64,
+            num_key_value_heads: Some(8),
+            ..LlamaConfig::default()
+        };
+        let loadable = |config: &LlamaConfig| init::without_values(|| Llama::new(config)).map(drop);
+        assert_eq!(loadable(&large), Ok(()));
+        assert_eq!(loadable(&LlamaConfig::default()), Ok(()));
+
+        let narrow = LlamaConfig {
+            vocab_size: 1,
+            hidden_size: 1,
+            intermediate_size: 1,
+            num_hidden_layers: 1,
+            num_attention_heads: 1,
+            head_dim: Some(2),
+            ..LlamaConfig::default()
+        };
+        let absurd = [
+            LlamaConfig {
+                num_hidden_layers: 1 << 33,
+                ..narrow.clone()
+            },
+            LlamaConfig {
+                head_dim: Some(1 << 37),
+                ..narrow.clone()
+            },
+            LlamaConfig {
+                vocab_size: usize::MAX,
+                ..narrow.clone()
+            },
+            LlamaConfig {
+                hidden_size: 1 << 21,
+                ..large.clone()
+            },
+        ];
+        for config in &absurd {
+            let error = loadable(config).expect_err("too large").to_string();
+            assert!(error.starts_with("llama: "), "{error}");
+        }
+        // Its weights would be made at once.
+        let vast = LlamaConfig {
+            vocab_size: 1 << 38,
+            ..narrow
+        };
+        assert_eq!(loadable(&vast), Ok(()));
+        let error = Llama::new(&vast).err().expect("too large").to_string();
+        assert!(error.contains("more than fit into memory"), "{error}");
     }
 }

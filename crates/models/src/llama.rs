@@ -1,13 +1,14 @@
 //! LLaMA: a decoder with rotary positions and gated feed-forward networks.
 
-use crate::encoder::table;
+use crate::parts::{checkpoint_if, fits, linear, scores, table};
 use crate::{CausalLm, Check, ConfigError, Pretrained};
 use fornax_nn::{
-    Causal, Embedding, GatedFeedForward, KvCache, Layer, Linear, Module, Param, RMSNorm, Rotary,
-    Turns, init, join_heads, split_heads,
+    Causal, Embedding, GatedFeedForward, KvCache, Layer, Linear, Module, RMSNorm, Rotary, Turns,
+    join_heads, split_heads,
 };
-use fornax_tensor::{Tensor, checkpoint};
+use fornax_tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The sizes and options of a [`Llama`], named as in HuggingFace's `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +59,9 @@ pub struct LlamaConfig {
     /// checkpointing).
     #[serde(skip)]
     pub checkpoint: bool,
+    /// Fields of a file that mean nothing here; they are saved again.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// Rotary positions and how they are stretched to texts longer than those of the first training.
@@ -131,6 +135,7 @@ impl Default for LlamaConfig {
             attention_dropout: 0.0,
             pad_token_id: None,
             checkpoint: false,
+            extra: Map::new(),
         }
     }
 }
@@ -281,7 +286,8 @@ impl Llama {
             "vocabulary and positions",
             &[config.vocab_size, config.max_position_embeddings],
         )?;
-        check.sizes("width, layers and inner width", &[width, layers, inner])?;
+        check.sizes("width and inner width", &[width, inner])?;
+        check.layers(&[layers])?;
         check.sizes("heads, groups and their size", &[heads, groups, size])?;
         if config.head_dim.is_none() {
             check.heads(heads, width)?;
@@ -303,15 +309,13 @@ impl Llama {
             ],
             [width, inner.saturating_mul(3).saturating_mul(layers)],
         ])?;
+        check.memory("rotary positions", size)?;
         let activation = check.activation(&config.hidden_act)?;
         let rotary = config.rotary(&check)?;
 
         let std = config.initializer_range;
         let norm = || RMSNorm::new(width).eps(config.rms_norm_eps);
-        let linear = |inputs, outputs, bias: bool| Linear {
-            weight: Param::new(init::normal([outputs, inputs], 0.0, std)),
-            bias: bias.then(|| Param::new(init::zeros([outputs]))),
-        };
+        let linear = |inputs, outputs, bias| linear(inputs, outputs, std, bias);
         let block = || {
             let mut mlp = GatedFeedForward::new(1, 1, activation);
             mlp.gate_proj = linear(width, inner, config.mlp_bias);
@@ -354,21 +358,16 @@ impl Llama {
         let turns = self.rotary.at(pass.positions());
         let mut x = self.model.embed_tokens.forward(ids);
         for (i, block) in self.model.layers.iter().enumerate() {
-            x = match self.config.checkpoint {
-                true => checkpoint(|| block.forward(&x, &turns, &mut pass, i)),
-                false => block.forward(&x, &turns, &mut pass, i),
-            };
+            x = checkpoint_if(self.config.checkpoint, || {
+                block.forward(&x, &turns, &mut pass, i)
+            });
         }
         self.model.norm.forward(&x)
     }
 
-    /// Scores of all tokens for vectors `[.., width]`.
     #[track_caller]
     fn head(&self, x: &Tensor) -> Tensor {
-        match &self.lm_head {
-            Some(head) => head.forward(x),
-            None => x.linear(&self.model.embed_tokens.weight, None),
-        }
+        scores(x, self.lm_head.as_ref(), &self.model.embed_tokens)
     }
 }
 
@@ -407,8 +406,10 @@ impl CausalLm for Llama {
         self.head(&self.hidden(ids, pass))
     }
 
+    #[track_caller]
     fn init_cache(&self, batch: usize, length: usize) -> KvCache {
         let config = &self.config;
+        fits("Llama", length, config.max_position_embeddings);
         let shape = [batch, config.groups(), length, config.head_dim()];
         let dtype = self.model.embed_tokens.weight.dtype();
         KvCache::new(config.num_hidden_layers, shape, dtype)

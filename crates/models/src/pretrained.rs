@@ -161,14 +161,19 @@ pub fn from_folder_with<M: Pretrained>(
 /// expected.
 pub fn read_config<M: Pretrained>(path: impl AsRef<Path>) -> Result<M::Config> {
     let path = path.as_ref();
-    let value = read_json(path)?;
-    match value.get("model_type").and_then(Value::as_str) {
+    let mut value = read_json(path)?;
+    let mut take = |name| value.as_object_mut()?.remove(name);
+    match take("model_type").as_ref().and_then(Value::as_str) {
         Some(found) if found != M::MODEL_TYPE => Err(Error::OtherArchitecture {
             path: path.display().to_string(),
             found: found.to_owned(),
             expected: M::MODEL_TYPE,
         }),
-        Some(_) => serde_json::from_value(value).map_err(|e| json_error(path, e)),
+        Some(_) => {
+            // That of the model that is saved is written.
+            take("architectures");
+            serde_json::from_value(value).map_err(|e| json_error(path, e))
+        }
         None => Err(json_error(
             path,
             format!("it has no \"model_type\"; expected \"{}\"", M::MODEL_TYPE),
@@ -192,7 +197,8 @@ pub fn load_tensors<M: Pretrained>(
 }
 
 /// Saves `config.json` and `model.safetensors` to a folder, which is created if need be, as
-/// `transformers` would: `from_pretrained(folder)` loads it.
+/// `transformers` would: `from_pretrained(folder)` loads it. Fields that the model's own
+/// `config.json` had and this crate does not know are kept.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -204,15 +210,20 @@ pub fn save_to_folder<M: Pretrained>(model: &M, folder: impl AsRef<Path>) -> Res
     };
     std::fs::create_dir_all(folder).map_err(in_folder)?;
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    save_tensors(
-        folder.join("model.safetensors"),
-        &model.state_dict(),
-        &metadata,
-    )?;
+    let tensors = model.state_dict();
+    save_tensors(folder.join("model.safetensors"), &tensors, &metadata)?;
     let path = folder.join("config.json");
     let mut value = serde_json::to_value(model.config()).map_err(|e| json_error(&path, e))?;
     value["model_type"] = M::MODEL_TYPE.into();
     value["architectures"] = vec![M::ARCHITECTURE].into();
+    if let Some((_, tensor)) = tensors.iter().find(|(_, t)| t.dtype().is_float()) {
+        // The type may have changed since it was loaded.
+        for name in ["dtype", "torch_dtype"] {
+            if let Some(dtype) = value.get_mut(name) {
+                *dtype = tensor.dtype().to_string().into();
+            }
+        }
+    }
     let text = serde_json::to_string_pretty(&value).map_err(|e| json_error(&path, e))?;
     io::write_atomic(&path, |file| file.write_all(text.as_bytes())).map_err(in_folder)
 }
@@ -376,6 +387,30 @@ mod tests {
         assert_eq!(loaded.model.config(), model.config());
         assert_eq!(scores(&loaded.model), scores(&model));
         assert!(loaded.unexpected.is_empty() && loaded.fresh.is_empty());
+    }
+
+    #[test]
+    fn unknown_fields_of_a_configuration_are_kept() {
+        let folder = folder(&tiny());
+        let path = folder.path().join("config.json");
+        let mut config = read_json(&path).unwrap();
+        config["torch_dtype"] = "float16".into();
+        config["task_specific_params"] = serde_json::json!({ "text-generation": { "k": [1] } });
+        config["id2label"] = serde_json::json!({ "0": "bad", "1": "good" });
+        std::fs::write(&path, config.to_string()).unwrap();
+        let loaded = from_folder::<Gpt2>(folder.path()).unwrap().model;
+        let again = tempfile::tempdir().unwrap();
+        save_to_folder(&loaded, again.path()).unwrap();
+        let saved = read_json(&again.path().join("config.json")).unwrap();
+        // The weights were loaded as the model's own type.
+        config["torch_dtype"] = "float32".into();
+        assert_eq!(saved, config);
+
+        let bert = r#"{"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}"#;
+        let bert: crate::BertConfig = serde_json::from_str(bert).unwrap();
+        assert_eq!(bert.id2label[&1], "good");
+        assert_eq!(bert.extra["label2id"]["good"], 1);
+        assert!(bert.classes(3).extra.is_empty());
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! T5: every task is a text to read and a text to write.
 
-use crate::encoder::{for_all_queries, table};
+use crate::parts::{checkpoint_if, for_all_queries, linear, scores, table};
 use crate::seq2seq::{Memory, Seq2SeqCache, Seq2SeqLm};
 use crate::{Check, ConfigError, Pretrained};
 use fornax_nn::{
-    Activation, Causal, Dropout, Embedding, KvCache, Layer, Linear, Module, Param, RMSNorm,
+    Activation, Causal, Dropout, Embedding, KvCache, Layer, Linear, Module, RMSNorm,
     RelativeBuckets, attention, init, join_heads, split_heads,
 };
-use fornax_tensor::{Attention as Options, DType, Tensor, checkpoint};
+use fornax_tensor::{Attention as Options, DType, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The sizes and options of a [`T5`], named as in HuggingFace's `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub struct T5Config {
     /// checkpointing).
     #[serde(skip)]
     pub checkpoint: bool,
+    /// Fields of a file that mean nothing here; they are saved again.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// T5-Small.
@@ -80,6 +84,7 @@ impl Default for T5Config {
             pad_token_id: 0,
             decoder_start_token_id: None,
             checkpoint: false,
+            extra: Map::new(),
         }
     }
 }
@@ -198,10 +203,7 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn linear(&self, inputs: usize, outputs: usize, variance: usize) -> Linear {
         let std = self.config.initializer_factor / (variance as f64).sqrt();
-        Linear {
-            weight: Param::new(init::normal([outputs, inputs], 0.0, std)),
-            bias: None,
-        }
+        linear(inputs, outputs, std, false)
     }
 
     fn norm(&self) -> RMSNorm {
@@ -292,10 +294,8 @@ impl T5 {
         } = *config;
         let layers = config.decoder_layers();
         check.sizes("vocab_size, d_model and d_ff", &[vocab_size, d_model, d_ff])?;
-        check.sizes(
-            "layers, heads and their size",
-            &[num_layers, layers, num_heads, d_kv],
-        )?;
+        check.sizes("heads and their size", &[num_heads, d_kv])?;
+        check.layers(&[num_layers, layers])?;
         check.dropout(config.dropout_rate)?;
         let (buckets, reach) = (
             config.relative_attention_num_buckets,
@@ -362,16 +362,18 @@ impl T5 {
     /// The decoder's vectors `[batch, time, width]`, before they are compared with tokens.
     #[track_caller]
     fn decoded(&self, ids: &Tensor, memory: &Memory, pass: Causal<'_>) -> Tensor {
-        let mut pass = pass.scale(1.0).dropout(self.config.dropout_rate);
         let stack = &self.decoder;
         let bias = stack.block[0].layer.0.attention.bias(&pass.distances());
+        let mut pass = pass
+            .scale(1.0)
+            .dropout(self.config.dropout_rate)
+            .bias(&bias);
         let mut x = self.dropped(&self.shared.forward(ids));
         for (i, block) in stack.block.iter().enumerate() {
             let see = (&memory.layers[i], memory.mask.as_ref());
-            x = match self.config.checkpoint {
-                true => checkpoint(|| block.forward(&x, &bias, &mut pass, i, see)),
-                false => block.forward(&x, &bias, &mut pass, i, see),
-            };
+            x = checkpoint_if(self.config.checkpoint, || {
+                block.forward(&x, &mut pass, i, see)
+            });
         }
         self.dropped(&stack.final_layer_norm.forward(&x))
     }
@@ -387,10 +389,7 @@ impl T5 {
             true => x * (config.d_model as f64).sqrt().recip(),
             false => x.clone(),
         };
-        match &self.lm_head {
-            Some(head) => head.forward(&x),
-            None => x.linear(&self.shared.weight, None),
-        }
+        scores(&x, self.lm_head.as_ref(), &self.shared)
     }
 }
 
@@ -415,7 +414,6 @@ impl DecoderBlock {
     fn forward(
         &self,
         x: &Tensor,
-        bias: &Tensor,
         pass: &mut Causal<'_>,
         layer: usize,
         ([k, v], mask): (&[Tensor; 2], Option<&Tensor>),
@@ -424,7 +422,7 @@ impl DecoderBlock {
         let [q, new_k, new_v] = own
             .attention
             .queries_keys_values(&own.layer_norm.forward(x));
-        let y = pass.attend_with(layer, &q, &new_k, &new_v, Some(bias));
+        let y = pass.attend(layer, &q, &new_k, &new_v);
         let x = x + own.attention.output(&y);
 
         let at = &cross.attention;
@@ -498,10 +496,7 @@ impl Seq2SeqLm for T5 {
         }
         let mut x = self.dropped(&self.shared.forward(ids));
         for block in &self.encoder.block {
-            x = match self.config.checkpoint {
-                true => checkpoint(|| block.forward(&x, &bias)),
-                false => block.forward(&x, &bias),
-            };
+            x = checkpoint_if(self.config.checkpoint, || block.forward(&x, &bias));
         }
         self.dropped(&self.encoder.final_layer_norm.forward(&x))
     }

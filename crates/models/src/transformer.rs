@@ -1,6 +1,6 @@
 //! The Transformer of 2017: an encoder and a decoder, for translation.
 
-use crate::encoder::{for_all_queries, table};
+use crate::parts::{checkpoint_if, fits, for_all_queries, scores, table};
 use crate::seq2seq::{Memory, Seq2SeqCache, Seq2SeqLm};
 use crate::{Check, ConfigError, Pretrained};
 use fornax_nn::{
@@ -8,7 +8,7 @@ use fornax_nn::{
     TransformerDecoderLayer, TransformerEncoderLayer, TransformerLayerOptions, init,
     sinusoidal_positions,
 };
-use fornax_tensor::{Tensor, checkpoint};
+use fornax_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// The sizes and options of a [`Transformer`], named as those of `torch.nn.Transformer`.
@@ -139,10 +139,8 @@ impl Transformer {
             "vocabularies and max_length",
             &[source, target, config.max_length],
         )?;
-        check.sizes(
-            "d_model, layers and dim_feedforward",
-            &[width, encoders, decoders, hidden],
-        )?;
+        check.sizes("d_model and dim_feedforward", &[width, hidden])?;
+        check.layers(&[encoders, decoders])?;
         check.heads(config.nhead, width)?;
         check.dropout(config.dropout)?;
         check.that(!config.shared_vocabulary || source == target, || {
@@ -161,6 +159,7 @@ impl Transformer {
             [width, hidden.saturating_mul(sum(2, 2))],
             [width, config.max_length],
         ])?;
+        check.memory("positions", config.max_length.saturating_mul(width))?;
 
         let options = TransformerLayerOptions {
             dim_feedforward: hidden,
@@ -212,10 +211,7 @@ impl Transformer {
 
     #[track_caller]
     fn fits(&self, time: usize) {
-        let longest = self.config.max_length;
-        if time > longest {
-            panic!("Transformer: {time} tokens are more than the {longest} positions");
-        }
+        fits("Transformer", time, self.config.max_length);
     }
 
     /// The decoder's vectors `[batch, time, width]`.
@@ -226,21 +222,16 @@ impl Transformer {
         let mut x = self.embedded(&self.target_embedding, ids, &positions);
         let mask = memory.mask.as_ref();
         for (i, (layer, see)) in self.decoder.layers.iter().zip(&memory.layers).enumerate() {
-            x = match self.config.checkpoint {
-                true => checkpoint(|| layer.forward(&x, &mut pass, i, see, mask)),
-                false => layer.forward(&x, &mut pass, i, see, mask),
-            };
+            x = checkpoint_if(self.config.checkpoint, || {
+                layer.forward(&x, &mut pass, i, see, mask)
+            });
         }
         self.decoder.norm.forward(&x)
     }
 
-    /// Scores of all tokens for vectors `[.., width]`.
     #[track_caller]
     fn head(&self, x: &Tensor) -> Tensor {
-        match &self.generator {
-            Some(generator) => generator.forward(x),
-            None => x.linear(&self.target_embedding.weight, None),
-        }
+        scores(x, self.generator.as_ref(), &self.target_embedding)
     }
 }
 
@@ -268,10 +259,7 @@ impl Seq2SeqLm for Transformer {
         let mut x = self.embedded(table, ids, &positions);
         let mask = mask.map(for_all_queries);
         for layer in &self.encoder.layers {
-            x = match self.config.checkpoint {
-                true => checkpoint(|| layer.forward(&x, mask.as_ref())),
-                false => layer.forward(&x, mask.as_ref()),
-            };
+            x = checkpoint_if(self.config.checkpoint, || layer.forward(&x, mask.as_ref()));
         }
         self.encoder.norm.forward(&x)
     }

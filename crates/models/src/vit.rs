@@ -1,10 +1,11 @@
 //! The Vision Transformer.
 
-use crate::encoder::{Dense, SelfAttention, linear};
+use crate::parts::{Dense, SelfAttention, checkpoint_if, linear};
 use crate::{Check, ConfigError, Pretrained};
 use fornax_nn::{Activation, Conv2d, Dropout, Layer, LayerNorm, Linear, Module, Param, init};
-use fornax_tensor::{Tensor, checkpoint};
+use fornax_tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// The sizes and options of a [`Vit`], named as in HuggingFace's `config.json`.
@@ -46,6 +47,9 @@ pub struct VitConfig {
     /// checkpointing).
     #[serde(skip)]
     pub checkpoint: bool,
+    /// Fields of a file that mean nothing here; they are saved again.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// What classes are predicted from.
@@ -79,6 +83,7 @@ impl Default for VitConfig {
             id2label: labels(2),
             pooling: Pooling::Token,
             checkpoint: false,
+            extra: Map::new(),
         }
     }
 }
@@ -100,7 +105,9 @@ impl VitConfig {
     }
 
     /// The same with this many classes, named by `transformers`' custom.
-    pub fn classes(self, count: usize) -> Self {
+    pub fn classes(mut self, count: usize) -> Self {
+        // Those of the old classes.
+        self.extra.remove("label2id");
         VitConfig {
             id2label: labels(count),
             ..self
@@ -195,7 +202,8 @@ impl Vit {
             classes,
         ];
         check.sizes("image, patch, channels and classes", &sizes)?;
-        check.sizes("width, layers and inner width", &[width, layers, inner])?;
+        check.sizes("width and inner width", &[width, inner])?;
+        check.layers(&[layers])?;
         check.heads(config.num_attention_heads, width)?;
         check.dropout(config.hidden_dropout_prob)?;
         check.dropout(config.attention_probs_dropout_prob)?;
@@ -232,14 +240,14 @@ impl Vit {
                     std,
                 ),
                 output: Dense {
-                    dense: linear(width, width, std),
+                    dense: linear(width, width, std, true),
                 },
             },
             intermediate: Dense {
-                dense: linear(width, inner, std),
+                dense: linear(width, inner, std, true),
             },
             output: Dense {
-                dense: linear(inner, width, std),
+                dense: linear(inner, width, std, true),
             },
             layernorm_before: norm(),
             layernorm_after: norm(),
@@ -258,7 +266,7 @@ impl Vit {
                 },
                 layernorm: norm(),
             },
-            classifier: linear(width, classes, std),
+            classifier: linear(width, classes, std, true),
             config: config.clone(),
         })
     }
@@ -285,10 +293,7 @@ impl Vit {
         }
         x = (x + &*embeddings.position_embeddings).dropout(config.hidden_dropout_prob);
         for block in &self.vit.encoder.layer {
-            x = match config.checkpoint {
-                true => checkpoint(|| block.forward(&x)),
-                false => block.forward(&x),
-            };
+            x = checkpoint_if(config.checkpoint, || block.forward(&x));
         }
         self.vit.layernorm.forward(&x)
     }

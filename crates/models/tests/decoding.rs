@@ -88,9 +88,7 @@ fn an_empty_row_of_padding_gives_numbers() {
     assert!(logits.is_finite().all(..).item() == 1.0);
 }
 
-#[test]
-fn llama_decodes() {
-    manual_seed(8);
+fn llama() -> Llama {
     let config = LlamaConfig {
         vocab_size: 50,
         hidden_size: 24,
@@ -101,7 +99,13 @@ fn llama_decodes() {
         initializer_range: 0.3,
         ..LlamaConfig::default()
     };
-    let model = Llama::new(&config).unwrap();
+    Llama::new(&config).unwrap()
+}
+
+#[test]
+fn llama_decodes() {
+    manual_seed(8);
+    let model = llama();
     agrees(&model);
     one_plan(&model);
 }
@@ -183,5 +187,25 @@ fn the_transformer_decodes() {
             ..TransformerConfig::default()
         };
         writes_alike(&Transformer::new(&config).unwrap(), 50);
+    }
+}
+
+#[test]
+fn caches_beyond_the_context_are_refused() {
+    let message = |make: &dyn Fn()| {
+        let error = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).unwrap_err();
+        error.downcast_ref::<String>().unwrap().clone()
+    };
+    let (gpt2, llama) = (gpt2(), llama());
+    let models: [(&str, &dyn CausalLm); 2] = [("Gpt2", &gpt2), ("Llama", &llama)];
+    for (name, model) in models {
+        let context = model.context();
+        let text = message(&|| drop(model.init_cache(1, context + 1)));
+        let told = format!(
+            "{name}: {} tokens are more than the {context} positions",
+            context + 1
+        );
+        assert_eq!(text, told);
+        assert_eq!(model.init_cache(1, context).room(), context);
     }
 }

@@ -84,8 +84,8 @@ thread_local! {
     static WITHOUT_VALUES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f`, in which random starting weights are zeros that take neither memory nor time: for a
-/// model that is made only to be loaded.
+/// Runs `f`, in which random starting weights are zeros, and neither they nor constants take memory
+/// or time: for a model that is made only to be loaded.
 ///
 /// ```
 /// use fornax_nn::{Linear, init};
@@ -101,6 +101,11 @@ pub fn without_values<R>(f: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(WITHOUT_VALUES.replace(true));
     f()
+}
+
+/// Whether this is called inside [`without_values`].
+pub fn is_without_values() -> bool {
+    WITHOUT_VALUES.get()
 }
 
 /// The zeros of [`without_values`], inside it.
@@ -246,9 +251,12 @@ fn pick(fan: Fan, shape: &[usize]) -> usize {
     }
 }
 
-/// Computed at once, so that the first training step has the same graph as all others.
-fn ready(t: Tensor) -> Tensor {
-    t.eval();
+/// Computed at once, so that the first training step has the same graph as all others; not in
+/// [`without_values`].
+pub(crate) fn ready(t: Tensor) -> Tensor {
+    if !is_without_values() {
+        t.eval();
+    }
     t
 }
 

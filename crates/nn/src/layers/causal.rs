@@ -107,6 +107,7 @@ impl KvCache {
 /// [`attend`](Causal::attend).
 pub struct Causal<'a> {
     positions: Tensor,
+    /// Which keys are seen, or what is added to products.
     mask: Option<Tensor>,
     /// And the place of each token in it, `[time]`.
     cache: Option<(&'a mut KvCache, Tensor)>,
@@ -187,6 +188,21 @@ impl<'a> Causal<'a> {
         self
     }
 
+    /// What is added to the scaled products, broadcast to `[batch, heads, time, keys]`; nothing by
+    /// default.
+    ///
+    /// # Panics
+    /// If it does not broadcast.
+    #[track_caller]
+    pub fn bias(mut self, bias: &Tensor) -> Self {
+        let hidden = Tensor::full((), f64::NEG_INFINITY, bias.dtype());
+        self.mask = Some(match &self.mask {
+            Some(seen) => seen.where_(bias, &hidden),
+            None => bias.clone(),
+        });
+        self
+    }
+
     /// How many tokens precede each token in its sequence: `[batch, time]`, or `[1, time]` where
     /// all rows are alike.
     pub fn positions(&self) -> &Tensor {
@@ -210,31 +226,8 @@ impl<'a> Causal<'a> {
     /// If shapes or types do not fit.
     #[track_caller]
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        self.attend_with(layer, q, k, v, None)
-    }
-
-    /// [`attend`](Causal::attend) with `bias`, broadcast to `[batch, heads, time, keys]`, added to
-    /// the scaled products.
-    ///
-    /// # Panics
-    /// If shapes or types do not fit.
-    #[track_caller]
-    pub fn attend_with(
-        &mut self,
-        layer: usize,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Tensor {
-        let biased = match (bias, &self.mask) {
-            (Some(b), Some(m)) => {
-                Some(m.where_(b, &Tensor::full((), f64::NEG_INFINITY, b.dtype())))
-            }
-            (b, m) => b.or(m.as_ref()).cloned(),
-        };
         let options = Attention {
-            mask: biased.as_ref(),
+            mask: self.mask.as_ref(),
             // With a cache the mask says it.
             causal: self.cache.is_none(),
             scale: self.scale,

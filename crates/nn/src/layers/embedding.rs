@@ -64,8 +64,7 @@ impl Embedding {
             .eq_scalar(index as i64)
             .unsqueeze(1);
         let weight = self.weight.masked_fill(&row, 0.0);
-        weight.eval();
-        self.weight.set(weight);
+        self.weight.set(init::ready(weight));
         self.padding_idx = Some(index);
         self
     }

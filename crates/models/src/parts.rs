@@ -1,15 +1,15 @@
-//! What the encoders of this crate have in common.
+//! What architectures have in common.
 
 use fornax_nn::{
     Embedding, Layer, Linear, Module, Param, attention, init, join_heads, split_heads,
 };
-use fornax_tensor::{Attention, Tensor};
+use fornax_tensor::{Attention, Tensor, checkpoint};
 
-/// A linear layer with normal weights and a bias of zero.
-pub(crate) fn linear(inputs: usize, outputs: usize, std: f64) -> Linear {
+/// A linear layer with normal weights and, if it has one, a bias of zero.
+pub(crate) fn linear(inputs: usize, outputs: usize, std: f64, bias: bool) -> Linear {
     Linear {
         weight: Param::new(init::normal([outputs, inputs], 0.0, std)),
-        bias: Some(Param::new(init::zeros([outputs]))),
+        bias: bias.then(|| Param::new(init::zeros([outputs]))),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct SelfAttention {
 
 impl SelfAttention {
     pub fn new(width: usize, heads: usize, dropout: f64, bias: bool, std: f64) -> Self {
-        let part = || linear(width, width, std).bias(bias);
+        let part = || linear(width, width, std, bias);
         SelfAttention {
             query: part(),
             key: part(),
@@ -68,4 +68,27 @@ pub(crate) fn for_all_queries(mask: &Tensor) -> Tensor {
         panic!("a mask is [batch, time], not {:?}", mask.shape());
     }
     mask.ne_scalar(0).unsqueeze(1).unsqueeze(1)
+}
+
+/// Scores of all tokens for vectors `[.., width]`: by the head, or where there is none by the
+/// embedding of tokens.
+#[track_caller]
+pub(crate) fn scores(x: &Tensor, head: Option<&Linear>, tokens: &Embedding) -> Tensor {
+    match head {
+        Some(head) => head.forward(x),
+        None => x.linear(&tokens.weight, None),
+    }
+}
+
+/// Runs `f`, with gradient checkpointing if `on`.
+pub(crate) fn checkpoint_if<R>(on: bool, f: impl FnOnce() -> R) -> R {
+    if on { checkpoint(f) } else { f() }
+}
+
+/// Ends a call with a text, or a cache for one, that is longer than the model's positions.
+#[track_caller]
+pub(crate) fn fits(model: &str, tokens: usize, positions: usize) {
+    if tokens > positions {
+        panic!("{model}: {tokens} tokens are more than the {positions} positions");
+    }
 }
