@@ -1,8 +1,11 @@
 //! Adapters of low rank, to fine-tune a model by few parameters.
 
+mod peft;
+
 use crate::init;
 use crate::module::{Entry, EntryMut, Kind, Module, Param, Path};
 use fornax_tensor::Tensor;
+use peft::{LoraConfig, is_called};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
@@ -11,8 +14,9 @@ use std::sync::{Mutex, MutexGuard};
 /// `b [out, rank]`; `b` starts at zero, so that nothing changes at first.
 ///
 /// As a module it shows the adapters alone, under the names that the `peft` library gives them, so
-/// optimizers, checkpoints, [`save`](crate::save) and [`load`](crate::load) deal with these. The sum is formed anew in
-/// each [`with`](Lora::with), once for the whole batch.
+/// optimizers, checkpoints, [`save`](crate::save) and [`load`](crate::load) deal with these;
+/// [`save_adapter`](Lora::save_adapter) and [`load_adapter`](Lora::load_adapter) have whole folders
+/// of `peft`. The sum is formed anew in each [`with`](Lora::with), once for the whole batch.
 ///
 /// ```
 /// use fornax_nn::{AdamW, Layer, Linear, Lora, Module, Optimizer, Sequential};
@@ -33,8 +37,7 @@ pub struct Lora<M> {
     /// With the weights that it had, but while a closure of [`Lora::with`] runs.
     model: Mutex<M>,
     adapters: Vec<Adapter>,
-    scale: f64,
-    transposed: bool,
+    config: LoraConfig,
 }
 
 /// What one weight learns.
@@ -63,9 +66,22 @@ impl<M: Module> Lora<M> {
     /// If the rank is 0, a target names no layer with a matrix as its weight, or parameters are
     /// plain tensors, which cannot be frozen.
     #[track_caller]
-    pub fn new(mut model: M, rank: usize, alpha: f64, targets: &[&str]) -> Self {
+    pub fn new(model: M, rank: usize, alpha: f64, targets: &[&str]) -> Self {
+        let config = LoraConfig {
+            r: rank,
+            lora_alpha: alpha,
+            target_modules: targets.iter().map(|&name| name.to_owned()).collect(),
+            ..LoraConfig::default()
+        };
+        Lora::of_config(model, config).unwrap_or_else(|reason| panic!("Lora: {reason}"))
+    }
+
+    /// Says what is wrong if the adapters cannot be.
+    #[track_caller]
+    fn of_config(mut model: M, config: LoraConfig) -> Result<Self, String> {
+        let (rank, targets) = (config.r, &config.target_modules);
         if rank == 0 {
-            panic!("Lora: the rank must be at least 1");
+            return Err("the rank must be at least 1".to_owned());
         }
         let mut adapters = Vec::new();
         let mut found = vec![false; targets.len()];
@@ -73,13 +89,13 @@ impl<M: Module> Lora<M> {
             let Some(layer) = name.strip_suffix(".weight") else {
                 continue;
             };
-            let at = targets.iter().position(|t| {
-                layer
-                    .strip_suffix(t)
-                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            });
-            if let (Some(at), &[outputs, inputs]) = (at, weight.shape()) {
+            let at = targets.iter().position(|target| is_called(layer, target));
+            if let (Some(at), &[rows, columns]) = (at, weight.shape()) {
                 found[at] = true;
+                let [outputs, inputs] = match config.fan_in_fan_out {
+                    false => [rows, columns],
+                    true => [columns, rows],
+                };
                 adapters.push(Adapter {
                     weight: name,
                     a: init::fan_in_uniform([rank, inputs], inputs)
@@ -90,23 +106,22 @@ impl<M: Module> Lora<M> {
             }
         }
         if let Some(at) = found.iter().position(|&found| !found) {
-            panic!(
-                "Lora: no layer with a matrix as its weight is called `{}`",
+            return Err(format!(
+                "no layer with a matrix as its weight is called `{}`",
                 targets[at]
-            );
+            ));
         }
         model.freeze("");
-        Lora {
+        Ok(Lora {
             model: Mutex::new(model),
             adapters,
-            scale: alpha / rank as f64,
-            transposed: false,
-        }
+            config,
+        })
     }
 
     /// For layers whose weights are `[in, out]`, as GPT-2's (`fan_in_fan_out` of `peft`).
     pub fn transposed(mut self) -> Self {
-        if !self.transposed {
+        if !self.config.fan_in_fan_out {
             for adapter in &mut self.adapters {
                 let (rank, inputs, outputs) =
                     (adapter.a.dim(0), adapter.b.dim(0), adapter.a.dim(1));
@@ -117,7 +132,7 @@ impl<M: Module> Lora<M> {
                 adapter.b.set(init::zeros([outputs, rank]).to_dtype(dtype));
             }
         }
-        self.transposed = true;
+        self.config.fan_in_fan_out = true;
         self
     }
 
@@ -126,8 +141,20 @@ impl<M: Module> Lora<M> {
     /// # Panics
     /// If there are none.
     #[track_caller]
-    pub fn also_train(self, prefix: &str) -> Self {
-        self.model().unfreeze(prefix);
+    pub fn also_train(mut self, prefix: &str) -> Self {
+        let model = self.model.get_mut().unwrap_or_else(|e| e.into_inner());
+        model.unfreeze(prefix);
+        let is_parameter = model
+            .named_parameters()
+            .iter()
+            .any(|(name, _)| name == prefix);
+        // `peft` knows modules only.
+        let module = match prefix.rsplit_once('.') {
+            Some((module, _)) if is_parameter => module,
+            _ => prefix,
+        };
+        let saved = self.config.modules_to_save.get_or_insert_default();
+        saved.push(module.to_owned());
         self
     }
 
@@ -164,14 +191,15 @@ impl<M: Module> Lora<M> {
 
     /// The adapted weights, by name.
     fn sums(&self, model: &M) -> HashMap<String, Tensor> {
+        let scale = self.config.lora_alpha / self.config.r as f64;
         let mut old: HashMap<String, Tensor> = model.named_parameters().into_iter().collect();
         let sum = |adapter: &Adapter| {
-            let added = match self.transposed {
+            let added = match self.config.fan_in_fan_out {
                 false => adapter.b.matmul(&adapter.a),
                 true => adapter.a.t().matmul(&adapter.b.t()),
             };
             let weight = old.remove(&adapter.weight).expect("the model has it");
-            (adapter.weight.clone(), weight + added * self.scale)
+            (adapter.weight.clone(), weight + added * scale)
         };
         self.adapters.iter().map(sum).collect()
     }
