@@ -15,7 +15,7 @@
 mod beam;
 mod sampling;
 
-pub use beam::{Beam, beam_search};
+pub use beam::{Beam, beam_search, beam_search_seq2seq};
 pub use sampling::Sampling;
 
 use crate::{CausalLm, Seq2SeqLm};
