@@ -140,17 +140,17 @@ pub fn from_folder_with<M: Pretrained>(
     let folder = folder.as_ref();
     let config = read_config::<M>(folder.join("config.json"))?;
     let mut model = init::without_values(|| M::from_config(&config))?;
-    let files = Files::open(folder)?;
-    let (unexpected, fresh) = load(&mut model, &files, &may_be_fresh)?;
-    if !fresh.is_empty() {
+    let files = Sharded::open(folder)?;
+    let matched = Match::of(&model, &files, may_be_fresh);
+    if !matched.fresh.is_empty() {
         // Some keep their starting weights, so there must be some.
         model = M::from_config(&config)?;
-        load(&mut model, &files, &may_be_fresh)?;
     }
+    matched.load(&mut model, &files, &folder.display().to_string())?;
     Ok(Loaded {
         model,
-        unexpected,
-        fresh,
+        unexpected: matched.unexpected,
+        fresh: matched.fresh,
     })
 }
 
@@ -193,7 +193,9 @@ pub fn load_tensors<M: Pretrained>(
     tensors: Vec<(String, Tensor)>,
 ) -> Result<Vec<String>> {
     let source: HashMap<String, Tensor> = tensors.into_iter().collect();
-    Ok(load(model, &source, |_| false)?.0)
+    let matched = Match::of(model, &source, |_| false);
+    matched.load(model, &source, "the given tensors")?;
+    Ok(matched.unexpected)
 }
 
 /// Saves `config.json` and `model.safetensors` to a folder, which is created if need be, as
@@ -245,98 +247,81 @@ fn json_error(path: &Path, reason: impl ToString) -> Error {
 
 /// Where tensors come from: they are read when they are asked for.
 trait Source {
-    /// What to call it in errors.
-    fn name(&self) -> String;
     fn names(&self) -> Vec<&str>;
-    fn tensor(&self, name: &str) -> Option<Result<Tensor>>;
+    fn read(&self, name: &str) -> Result<Option<Tensor>>;
 }
 
 impl Source for HashMap<String, Tensor> {
-    fn name(&self) -> String {
-        "the given tensors".to_owned()
-    }
     fn names(&self) -> Vec<&str> {
         self.keys().map(String::as_str).collect()
     }
-    fn tensor(&self, name: &str) -> Option<Result<Tensor>> {
-        self.get(name).cloned().map(Ok)
+    fn read(&self, name: &str) -> Result<Option<Tensor>> {
+        Ok(self.get(name).cloned())
     }
 }
 
-/// The `.safetensors` files of a folder.
-struct Files {
-    folder: String,
-    files: Sharded,
-}
-
-impl Files {
-    fn open(folder: &Path) -> Result<Files> {
-        Ok(Files {
-            folder: folder.display().to_string(),
-            files: Sharded::open(folder)?,
-        })
-    }
-}
-
-impl Source for Files {
-    fn name(&self) -> String {
-        self.folder.clone()
-    }
+impl Source for Sharded {
     fn names(&self) -> Vec<&str> {
-        self.files
-            .entries()
-            .map(|entry| entry.name.as_str())
-            .collect()
+        self.entries().map(|entry| entry.name.as_str()).collect()
     }
-    fn tensor(&self, name: &str) -> Option<Result<Tensor>> {
-        let tensor = self.files.tensor(name)?;
-        Some(tensor.map_err(Error::from))
+    fn read(&self, name: &str) -> Result<Option<Tensor>> {
+        Ok(self.tensor(name).transpose()?)
     }
 }
 
-/// Loads the weights of `model`; returns unexpected and fresh names.
-fn load<M: Pretrained>(
-    model: &mut M,
-    source: &dyn Source,
-    may_be_fresh: impl Fn(&str) -> bool,
-) -> Result<(Vec<String>, Vec<String>)> {
-    let mut left: HashSet<&str> = source.names().into_iter().collect();
-    let mut tensors = Vec::new();
-    let mut fresh = Vec::new();
-    for (name, old) in model.state_dict() {
-        let bare = name.strip_prefix(M::BASE).unwrap_or(&name).to_owned();
-        let full = format!("{}{name}", M::BASE);
-        let names = [name.clone(), bare, full];
-        let former: Vec<String> = names.iter().filter_map(|n| M::former_name(n)).collect();
-        let mut candidates = names.into_iter().chain(former);
-        let found = candidates.find(|n| left.remove(n.as_str()));
-        match found {
-            Some(found) => {
-                let tensor = source.tensor(&found).expect("the source named it")?;
-                tensors.push((name, tensor));
+/// Which tensors of a source are which parameters of a model.
+#[derive(Default)]
+struct Match {
+    /// Names of parameters and of tensors.
+    found: Vec<(String, String)>,
+    fresh: Vec<String>,
+    unexpected: Vec<String>,
+}
+
+impl Match {
+    fn of<M: Pretrained>(
+        model: &M,
+        source: &dyn Source,
+        may_be_fresh: impl Fn(&str) -> bool,
+    ) -> Match {
+        let mut left: HashSet<&str> = source.names().into_iter().collect();
+        let mut all = Match::default();
+        for (name, _) in model.state_dict() {
+            let bare = name.strip_prefix(M::BASE).unwrap_or(&name).to_owned();
+            let full = format!("{}{name}", M::BASE);
+            let names = [name.clone(), bare, full];
+            let former: Vec<String> = names.iter().filter_map(|n| M::former_name(n)).collect();
+            let mut candidates = names.into_iter().chain(former);
+            match candidates.find(|n| left.remove(n.as_str())) {
+                Some(theirs) => all.found.push((name, theirs)),
+                None if may_be_fresh(&name) => all.fresh.push(name),
+                // Told by `load_state_dict`, together with all other misfits.
+                None => {}
             }
-            None if may_be_fresh(&name) => {
-                tensors.push((name.clone(), old));
-                fresh.push(name);
-            }
-            // Told by `load_state_dict`, together with all other misfits.
-            None => {}
         }
+        let unexpected = left.into_iter().filter(|name| !M::is_redundant(name));
+        all.unexpected = unexpected.map(str::to_owned).collect();
+        all.unexpected.sort_unstable();
+        all
     }
-    load_state_dict(model, tensors).map_err(|e| match e {
-        fornax_nn::Error::Mismatch { problems, .. } => fornax_nn::Error::Mismatch {
-            what: source.name(),
-            problems,
-        },
-        other => other,
-    })?;
-    let mut unexpected: Vec<String> = left
-        .into_iter()
-        .filter(|name| !M::is_redundant(name))
-        .map(str::to_owned)
-        .collect();
-    unexpected.sort_unstable();
-    Ok((unexpected, fresh))
+
+    /// Reads the tensors into the model; `what` is the source's name in errors.
+    fn load(&self, model: &mut impl Module, source: &dyn Source, what: &str) -> Result<()> {
+        let mut tensors = model.state_dict();
+        tensors.retain(|(name, _)| self.fresh.contains(name));
+        for (name, theirs) in &self.found {
+            let tensor = source.read(theirs)?.expect("the source named it");
+            tensors.push((name.clone(), tensor));
+        }
+        load_state_dict(model, tensors).map_err(|e| match e {
+            fornax_nn::Error::Mismatch { problems, .. } => fornax_nn::Error::Mismatch {
+                what: what.to_owned(),
+                problems,
+            },
+            other => other,
+        })?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
