@@ -111,7 +111,7 @@ impl CharRnn {
         let check = Check("char_rnn");
         let sizes = [vocabulary, embedding, hidden, layers];
         check.sizes("vocabulary, embedding, hidden and layers", &sizes)?;
-        check.layers(&[layers])?;
+        check.layers("layers", &[layers])?;
         check.dropout(p)?;
         let gates = hidden.saturating_mul(4);
         check.weights([

@@ -96,7 +96,7 @@ impl Cnn {
         let check = Check("cnn");
         check.sizes("inputs and classes", &[config.inputs, config.classes])?;
         check.sizes("channels", &config.channels)?;
-        check.layers(&[config.convolutions])?;
+        check.layers("convolutions", &[config.convolutions])?;
         check.sizes("dense layers", &config.dense)?;
         check.dropout(config.dropout)?;
 
@@ -238,7 +238,7 @@ mod tests {
             ..CnnConfig::default()
         });
         assert!(
-            dense.contains("at most 1099511627776 are possible"),
+            dense.contains("at most 137438953472 are possible"),
             "{dense}"
         );
         let channels = error(CnnConfig {

@@ -190,7 +190,7 @@ impl Gpt2 {
         let inner = config.n_inner.unwrap_or(width.saturating_mul(4));
         let sizes = [config.vocab_size, config.n_positions, width, inner];
         check.sizes("vocab_size, n_positions, n_embd and n_inner", &sizes)?;
-        check.layers(&[layers])?;
+        check.layers("layers", &[layers])?;
         check.heads(config.n_head, width)?;
         for p in [config.resid_pdrop, config.embd_pdrop, config.attn_pdrop] {
             check.dropout(p)?;

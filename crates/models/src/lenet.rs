@@ -146,7 +146,7 @@ mod tests {
             ..LeNetConfig::default()
         };
         let message = LeNet::new(&config).err().unwrap().to_string();
-        assert!(message.contains("at most 2147483648"), "{message}");
+        assert!(message.contains("at most 137438953472"), "{message}");
     }
 
     #[test]

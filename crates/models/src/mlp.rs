@@ -167,7 +167,7 @@ mod tests {
         for neurons in [1 << 24, usize::MAX] {
             let config = MlpConfig::new(4, [neurons, neurons], 2);
             let message = Mlp::new(&config).err().unwrap().to_string();
-            assert!(message.contains("at most 2147483648"), "{message}");
+            assert!(message.contains("at most 137438953472"), "{message}");
         }
     }
 }

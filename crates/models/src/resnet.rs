@@ -132,7 +132,7 @@ impl ResNet {
         let check = Check("resnet");
         let sizes = [config.inputs, config.classes, config.width];
         check.sizes("inputs, classes and width", &sizes)?;
-        check.layers(&config.blocks)?;
+        check.layers("blocks", &config.blocks)?;
         // The last stage has most of the weights; all others together have fewer.
         let widest = config.width.saturating_mul(8);
         let last = [widest.saturating_mul(18), widest];

@@ -140,7 +140,7 @@ impl Transformer {
             &[source, target, config.max_length],
         )?;
         check.sizes("d_model and dim_feedforward", &[width, hidden])?;
-        check.layers(&[encoders, decoders])?;
+        check.layers("layers", &[encoders, decoders])?;
         check.heads(config.nhead, width)?;
         check.dropout(config.dropout)?;
         check.that(!config.shared_vocabulary || source == target, || {

@@ -203,7 +203,7 @@ impl Vit {
         ];
         check.sizes("image, patch, channels and classes", &sizes)?;
         check.sizes("width and inner width", &[width, inner])?;
-        check.layers(&[layers])?;
+        check.layers("layers", &[layers])?;
         check.heads(config.num_attention_heads, width)?;
         check.dropout(config.hidden_dropout_prob)?;
         check.dropout(config.attention_probs_dropout_prob)?;

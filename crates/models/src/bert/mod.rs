@@ -1,100 +1,17 @@
 //! BERT: an encoder whose tokens see one another in both directions.
 
+mod config;
+mod heads;
+#[cfg(test)]
+mod tests;
+
+pub use config::BertConfig;
+pub use heads::{BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification};
+
 use crate::parts::{Dense, SelfAttention, checkpoint_if, fits, for_all_queries, linear, table};
-use crate::vit::labels;
 use crate::{Check, ConfigError, Pretrained};
-use fornax_nn::{Activation, Dropout, Embedding, Layer, LayerNorm, Linear, Module, Param, init};
+use fornax_nn::{Activation, Dropout, Embedding, Layer, LayerNorm, Linear, Module};
 use fornax_tensor::Tensor;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
-
-/// The sizes and options of a [`Bert`], named as in HuggingFace's `config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BertConfig {
-    /// Different tokens.
-    pub vocab_size: usize,
-    /// Width.
-    pub hidden_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Heads of each layer's attention.
-    pub num_attention_heads: usize,
-    /// Width of the hidden layer of each layer's feed-forward network.
-    pub intermediate_size: usize,
-    /// What follows that hidden layer.
-    pub hidden_act: String,
-    /// The share dropped of embeddings and of what a layer adds, while training.
-    pub hidden_dropout_prob: f64,
-    /// The share dropped of attention's weights, while training.
-    pub attention_probs_dropout_prob: f64,
-    /// The longest text.
-    pub max_position_embeddings: usize,
-    /// How positions are told: only "absolute" is implemented.
-    pub position_embedding_type: String,
-    /// Kinds of segments.
-    pub type_vocab_size: usize,
-    /// The standard deviation of starting weights.
-    pub initializer_range: f64,
-    /// Added to variances.
-    pub layer_norm_eps: f64,
-    /// The token whose embedding does not train.
-    pub pad_token_id: Option<usize>,
-    /// The share dropped before a classifier, while training; `hidden_dropout_prob` if not given.
-    pub classifier_dropout: Option<f64>,
-    /// The classes of a classifier and their names, by number.
-    pub id2label: BTreeMap<usize, String>,
-    /// Whether layers are computed twice in training, to keep less in memory (gradient
-    /// checkpointing).
-    #[serde(skip)]
-    pub checkpoint: bool,
-    /// Fields of a file that mean nothing here; they are saved again.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
-
-/// BERT-Base for lower-cased English, two classes.
-impl Default for BertConfig {
-    fn default() -> Self {
-        BertConfig {
-            vocab_size: 30522,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            intermediate_size: 3072,
-            hidden_act: "gelu".to_owned(),
-            hidden_dropout_prob: 0.1,
-            attention_probs_dropout_prob: 0.1,
-            max_position_embeddings: 512,
-            position_embedding_type: "absolute".to_owned(),
-            type_vocab_size: 2,
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-12,
-            pad_token_id: Some(0),
-            classifier_dropout: None,
-            id2label: labels(2),
-            checkpoint: false,
-            extra: Map::new(),
-        }
-    }
-}
-
-impl BertConfig {
-    /// The same with this many classes, named by `transformers`' custom.
-    pub fn classes(mut self, count: usize) -> Self {
-        // Those of the old classes.
-        self.extra.remove("label2id");
-        BertConfig {
-            id2label: labels(count),
-            ..self
-        }
-    }
-
-    fn head_dropout(&self) -> Dropout {
-        Dropout::new(self.classifier_dropout.unwrap_or(self.hidden_dropout_prob))
-    }
-}
 
 /// What BERT reads: token ids `[batch, time]` and what is known of them.
 #[derive(Clone, Copy, Default)]
@@ -195,7 +112,7 @@ impl Bert {
         let tables = [config.vocab_size, positions, config.type_vocab_size];
         check.sizes("vocabulary, positions and segments", &tables)?;
         check.sizes("width and inner width", &[width, inner])?;
-        check.layers(&[layers])?;
+        check.layers("layers", &[layers])?;
         check.heads(config.num_attention_heads, width)?;
         for p in [
             config.hidden_dropout_prob,
@@ -348,140 +265,6 @@ impl Added {
     }
 }
 
-/// BERT that tells which tokens were masked: `[batch, time]` to scores `[batch, time, vocab]`;
-/// HuggingFace's `BertForMaskedLM`.
-#[derive(Module)]
-pub struct BertForMaskedLM {
-    bert: Bert,
-    cls: MaskedHead,
-}
-
-#[derive(Module)]
-struct MaskedHead {
-    predictions: Predictions,
-}
-
-#[derive(Module)]
-struct Predictions {
-    bias: Param,
-    transform: Transform,
-    #[module(skip)]
-    activation: Activation,
-}
-
-#[derive(Module)]
-struct Transform {
-    dense: Linear,
-    #[module(rename = "LayerNorm")]
-    norm: LayerNorm,
-}
-
-impl BertForMaskedLM {
-    /// The network of this configuration.
-    ///
-    /// # Errors
-    /// As [`Bert::new`].
-    pub fn new(config: &BertConfig) -> Result<Self, ConfigError> {
-        let width = config.hidden_size;
-        Ok(BertForMaskedLM {
-            bert: Bert::without_pooler(config)?,
-            cls: MaskedHead {
-                predictions: Predictions {
-                    bias: Param::new(init::zeros([config.vocab_size])),
-                    transform: Transform {
-                        dense: linear(width, width, config.initializer_range, true),
-                        norm: LayerNorm::new(width).eps(config.layer_norm_eps),
-                    },
-                    activation: Check("bert").activation(&config.hidden_act)?,
-                },
-            },
-        })
-    }
-
-    /// Scores of all tokens at each place.
-    #[track_caller]
-    pub fn forward(&self, ids: &Tensor, input: BertInput<'_>) -> Tensor {
-        let x = self.bert.forward(ids, input);
-        let head = &self.cls.predictions;
-        let x = head.activation.forward(&head.transform.dense.forward(&x));
-        let x = head.transform.norm.forward(&x);
-        x.linear(
-            &self.bert.embeddings.word_embeddings.weight,
-            Some(&head.bias),
-        )
-    }
-}
-
-/// BERT that sorts texts into classes: `[batch, time]` to scores `[batch, classes]`; HuggingFace's
-/// `BertForSequenceClassification`.
-#[derive(Module)]
-pub struct BertForSequenceClassification {
-    bert: Bert,
-    classifier: Linear,
-}
-
-/// BERT that sorts tokens into classes: `[batch, time]` to scores `[batch, time, classes]`;
-/// HuggingFace's `BertForTokenClassification`.
-#[derive(Module)]
-pub struct BertForTokenClassification {
-    bert: Bert,
-    classifier: Linear,
-}
-
-fn classifier(config: &BertConfig) -> Result<Linear, ConfigError> {
-    let (width, classes) = (config.hidden_size, config.id2label.len());
-    let check = Check("bert");
-    check.sizes("classes", &[classes])?;
-    check.weights([[width, classes]])?;
-    Ok(linear(width, classes, config.initializer_range, true))
-}
-
-impl BertForSequenceClassification {
-    /// The network of this configuration.
-    ///
-    /// # Errors
-    /// As [`Bert::new`].
-    pub fn new(config: &BertConfig) -> Result<Self, ConfigError> {
-        let (bert, classifier) = (Bert::new(config)?, classifier(config)?);
-        Ok(BertForSequenceClassification { bert, classifier })
-    }
-
-    /// Scores of the classes.
-    #[track_caller]
-    pub fn forward(&self, ids: &Tensor, input: BertInput<'_>) -> Tensor {
-        let x = self.bert.pool(&self.bert.forward(ids, input));
-        let dropout = self.bert.config.head_dropout();
-        self.classifier.forward(&dropout.forward(&x))
-    }
-}
-
-/// Texts without padding, of one segment.
-impl Layer for BertForMaskedLM {
-    #[track_caller]
-    fn forward(&self, ids: &Tensor) -> Tensor {
-        self.forward(ids, BertInput::default())
-    }
-}
-
-impl BertForTokenClassification {
-    /// The network of this configuration.
-    ///
-    /// # Errors
-    /// As [`Bert::new`].
-    pub fn new(config: &BertConfig) -> Result<Self, ConfigError> {
-        let (bert, classifier) = (Bert::without_pooler(config)?, classifier(config)?);
-        Ok(BertForTokenClassification { bert, classifier })
-    }
-
-    /// Scores of the classes, for each token.
-    #[track_caller]
-    pub fn forward(&self, ids: &Tensor, input: BertInput<'_>) -> Tensor {
-        let x = self.bert.forward(ids, input);
-        let dropout = self.bert.config.head_dropout();
-        self.classifier.forward(&dropout.forward(&x))
-    }
-}
-
 macro_rules! pretrained {
     ($($name:ident $class:literal $($bert:ident)?;)*) => {$(
         impl Pretrained for $name {
@@ -515,83 +298,4 @@ pretrained! {
     BertForMaskedLM "BertForMaskedLM" bert;
     BertForSequenceClassification "BertForSequenceClassification" bert;
     BertForTokenClassification "BertForTokenClassification" bert;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pretrained::load_tensors;
-    use fornax_tensor::value_and_grad;
-
-    fn tiny() -> BertConfig {
-        BertConfig {
-            vocab_size: 30,
-            hidden_size: 8,
-            num_hidden_layers: 1,
-            num_attention_heads: 2,
-            intermediate_size: 16,
-            max_position_embeddings: 6,
-            ..BertConfig::default()
-        }
-    }
-
-    #[test]
-    fn embeddings_have_length_one_and_ignore_padding() {
-        let model = Bert::new(&tiny()).unwrap();
-        let ids = Tensor::from_vec(vec![4i64, 5, 6, 0, 0], [1, 5]);
-        let mask = Tensor::from_vec(vec![1i64, 1, 1, 0, 0], [1, 5]);
-        let padded = model.embed(&ids, Some(&mask));
-        let alone = model.embed(&ids.narrow(1, 0, 3), None);
-        assert!((padded.square().sum(..).item() - 1.0).abs() < 1e-5);
-        assert!((padded - alone).abs().max(..).item() < 1e-6);
-    }
-
-    #[test]
-    fn files_of_one_head_load_as_another() {
-        let source = BertForMaskedLM::new(&tiny()).unwrap();
-        let mut state = source.state_dict();
-        for (name, _) in &mut state {
-            *name = name
-                .replace("LayerNorm.weight", "LayerNorm.gamma")
-                .replace("LayerNorm.bias", "LayerNorm.beta");
-        }
-        let mut model = Bert::without_pooler(&tiny()).unwrap();
-        let unexpected = load_tensors(&mut model, state).unwrap();
-        assert_eq!(unexpected.len(), 5, "{unexpected:?}");
-        assert!(
-            unexpected
-                .iter()
-                .all(|name| name.starts_with("cls.predictions"))
-        );
-        let ids = Tensor::from_vec(vec![4i64, 5, 6], [1, 3]);
-        let input = BertInput::default();
-        let states = |bert: &Bert| bert.forward(&ids, input).to_vec::<f32>();
-        assert_eq!(states(&model), states(&source.bert));
-        let error =
-            load_tensors(&mut Bert::new(&tiny()).unwrap(), source.state_dict()).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("`pooler.dense.weight` is missing"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn dropout_and_checkpoints_train() {
-        let config = BertConfig {
-            checkpoint: true,
-            ..tiny()
-        };
-        let model = BertForSequenceClassification::new(&config).unwrap();
-        let ids = Tensor::from_vec(vec![4i64, 5, 6, 7], [2, 2]);
-        let segments = Tensor::from_vec(vec![0i64, 1, 0, 0], [2, 2]);
-        let input = BertInput {
-            mask: None,
-            segments: Some(&segments),
-        };
-        let (loss, grads) = value_and_grad(&model, |m| m.forward(&ids, input).square().mean(..));
-        assert!(loss.item().is_finite());
-        assert_eq!(grads.len(), model.named_parameters().len());
-    }
 }
