@@ -7,7 +7,7 @@ use crate::{Error, Result, init};
 use fornax_tensor::io::{load_safetensors, save_safetensors, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -169,11 +169,17 @@ impl<M: Module> Lora<M> {
         let config: LoraConfig =
             serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
         config.check().map_err(refuse)?;
-        let saved = config.modules_to_save.clone().unwrap_or_default();
         let mut lora = init::without_values(|| Lora::of_config(model, config)).map_err(refuse)?;
-        lora.train_modules(&saved);
         let path = folder.as_ref().join(TENSORS);
         let tensors = load_safetensors(&path)?.tensors;
+        // What the file holds besides adapters trains as well.
+        let model = lora.model.get_mut().unwrap_or_else(|e| e.into_inner());
+        let names: HashSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+        for (name, _) in model.named_parameters() {
+            if names.contains(format!("base_model.model.{name}").as_str()) {
+                model.unfreeze(&name);
+            }
+        }
         crate::load_state_dict(&mut lora, tensors).map_err(|error| match error {
             Error::Mismatch { problems, .. } => Error::Mismatch {
                 what: path.display().to_string(),
@@ -182,21 +188,6 @@ impl<M: Module> Lora<M> {
             other => other,
         })?;
         Ok(lora)
-    }
-
-    /// Lets all modules train whose name is one of `names` or ends with a dot and one of them.
-    fn train_modules(&self, names: &[String]) {
-        let mut model = self.model();
-        for (parameter, _) in model.named_parameters() {
-            // Every module that the parameter lies in.
-            let modules = parameter.match_indices('.').map(|(at, _)| &parameter[..at]);
-            if modules
-                .into_iter()
-                .any(|module| names.iter().any(|n| is_called(module, n)))
-            {
-                model.unfreeze(&parameter);
-            }
-        }
     }
 }
 
@@ -241,6 +232,7 @@ mod tests {
         let y = |l: &Lora<Sequential>| l.with(|m| m.forward(&x)).to_vec::<f32>();
         assert_eq!(y(&again), y(&lora));
         assert_eq!(again.config, lora.config);
+        assert_eq!(again.num_trainable(), lora.num_trainable());
 
         let config = config(folder.path());
         let expected = serde_json::json!({
@@ -249,6 +241,15 @@ mod tests {
             "fan_in_fan_out": false, "bias": "none", "inference_mode": true,
         });
         assert_eq!(Value::Object(config), expected);
+    }
+
+    #[test]
+    fn a_parameter_alone_may_train_besides() {
+        let folder = tempfile::tempdir().unwrap();
+        let lora = Lora::new(model(), 2, 3.0, &["0"]).also_train("1.bias");
+        lora.save_adapter(folder.path()).unwrap();
+        let again = Lora::load_adapter(model(), folder.path()).unwrap();
+        assert_eq!(again.num_trainable(), lora.num_trainable());
     }
 
     #[test]
