@@ -391,6 +391,12 @@ mod tests {
         config["torch_dtype"] = "float32".into();
         assert_eq!(saved, config);
 
+        let rope = r#"{"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 3}}"#;
+        let rope: crate::LlamaConfig = serde_json::from_str(rope).unwrap();
+        let saved = serde_json::to_value(&rope).unwrap();
+        let expected = serde_json::json!({ "type": "linear", "factor": 2.0, "beta_fast": 3 });
+        assert_eq!(saved["rope_scaling"], expected);
+
         let bert = r#"{"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}"#;
         let bert: crate::BertConfig = serde_json::from_str(bert).unwrap();
         assert_eq!(bert.id2label[&1], "good");

@@ -63,8 +63,9 @@ pub struct LlamaConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RopeParameters {
-    /// "default", "linear", "llama3", or "longrope" with the same factors for short and long texts.
-    #[serde(alias = "type", skip_serializing_if = "Option::is_none")]
+    /// "default", "linear", "llama3", or "longrope" with the same factors for short and long texts;
+    /// older files call it `type`, and some have both.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_type: Option<String>,
     /// The base; 10,000 if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +91,9 @@ pub struct RopeParameters {
     /// What queries and keys are multiplied with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_factor: Option<f64>,
+    /// Fields of a file that mean nothing here; they are saved again.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl RopeParameters {
@@ -158,7 +162,9 @@ impl LlamaConfig {
             )
         })?;
         let rotary = Rotary::new(self.head_dim(), theta);
-        let kind = rope.rope_type.as_deref().unwrap_or("default");
+        let older = || rope.extra.get("type")?.as_str();
+        let kind = rope.rope_type.as_deref().or_else(older);
+        let kind = kind.unwrap_or("default");
         let factor = rope.factor.unwrap_or(1.0);
         check.that(factor >= 1.0, || {
             format!("a rope factor of {factor} is less than 1")
@@ -226,7 +232,10 @@ mod tests {
             let rotary = config.rotary(&Check("llama")).ok().unwrap();
             rotary.at(&position).apply(&x).to_vec::<f32>()
         };
+        let both = r#"{"rope_theta": 500.0,
+            "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}}"#;
         assert_eq!(turned(new), turned(old));
+        assert_eq!(turned(new), turned(both));
         assert_ne!(turned(new), turned("{}"));
         let yarn = r#"{"rope_scaling": {"rope_type": "yarn"}}"#;
         let config: LlamaConfig = serde_json::from_str(yarn).unwrap();
