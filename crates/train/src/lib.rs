@@ -8,6 +8,7 @@ pub mod callback;
 mod data;
 mod embedder;
 mod error;
+pub mod hub;
 mod lock;
 pub mod log;
 mod model;
