@@ -9,12 +9,13 @@ use crate::output::{json_line, line};
 use crate::{Outcome, set_threads};
 use fornax::data::text::{Message, Role, chatml};
 use fornax::models::generate::{Options, Sampling};
-use fornax::train::{Writer, Written};
+use fornax::train::{Writer, Written, hub};
 
 /// Let a model write: go on with a prompt, or chat
 #[derive(clap::Args)]
 pub struct Args {
-    /// A run's folder, a folder of a GPT-2 or LLaMA from HuggingFace, or a .gguf file
+    /// A run's folder, a folder of a GPT-2 or LLaMA from HuggingFace, a .gguf file, the name of
+    /// fetched weights (smollm2), or a HuggingFace OWNER/NAME or OWNER/NAME/FILE.gguf
     model: PathBuf,
     /// Text to go on with, several times for several texts at once; without it, stdin is the
     /// prompt, or a conversation if it is a terminal
@@ -61,7 +62,7 @@ pub struct Args {
 pub fn run(args: Args) -> Outcome {
     set_threads(args.threads)?;
     check(&args)?;
-    let writer = Writer::open(&args.model)?;
+    let writer = Writer::open(&hub::resolve(&args.model)?)?;
     if args.chat && !writer.chats() {
         return Err(
             "--chat is for models that were trained on conversations in ChatML; this one's \

@@ -9,12 +9,13 @@ use crate::output::{Table, json_line, line};
 use fornax::tensor::io::{Gguf, Sharded, gguf};
 use fornax::train::progress::thousands;
 use fornax::train::run::read_recipe;
-use fornax::train::{Trained, TrainedText, log};
+use fornax::train::{Trained, TrainedText, hub, log};
 
 /// Show a run's network and progress, or the tensors of a file or folder of weights
 #[derive(clap::Args)]
 pub struct Args {
-    /// A run's folder, a .safetensors or .gguf file, or a folder with model.safetensors or its index
+    /// A run's folder, a .safetensors or .gguf file, a folder with model.safetensors or its index,
+    /// the name of fetched weights (minilm, smollm2), or a HuggingFace OWNER/NAME
     path: PathBuf,
     /// Print one JSON object per tensor, or one for a run
     #[arg(long)]
@@ -22,7 +23,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Outcome {
-    let path = &args.path;
+    let path = &hub::resolve(&args.path)?;
     if path.is_dir() && path.join("recipe.toml").exists() {
         return inspect_run(path, args.json);
     }

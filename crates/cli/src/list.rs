@@ -7,9 +7,10 @@ use crate::Outcome;
 use crate::output::{Table, json_line, line};
 use fornax::data::builtin;
 use fornax::train::recipe::{self, schema};
-use fornax::train::{Recipe, bench};
+use fornax::train::{Recipe, bench, hub};
 
-/// List the built-in recipes, models, data sets and workloads, or the keys of recipes
+/// List the built-in recipes, models, pretrained weights, data sets and workloads, or the keys of
+/// recipes
 #[derive(clap::Args)]
 pub struct Args {
     /// What to list; without it, everything but the keys
@@ -23,6 +24,8 @@ pub struct Args {
 enum What {
     Recipes,
     Models,
+    /// Trained models that are ready to use by their name, once fetched
+    Pretrained,
     Datasets,
     Workloads,
     /// Every key of a recipe with its default
@@ -30,13 +33,23 @@ enum What {
 }
 
 pub fn run(args: Args) -> Outcome {
-    let all = [What::Recipes, What::Models, What::Datasets, What::Workloads];
+    let all = [
+        What::Recipes,
+        What::Models,
+        What::Pretrained,
+        What::Datasets,
+        What::Workloads,
+    ];
     let wanted = args.what.map_or(all.to_vec(), |what| vec![what]);
     for (index, what) in wanted.iter().enumerate() {
         let (kind, rows) = entries(*what)?;
         if args.json {
             for (name, about) in rows {
-                json_line(&json!({"kind": kind, "name": name, "description": about}))?;
+                let mut object = json!({"kind": kind, "name": name, "description": about});
+                if let Some(known) = hub::PRETRAINED.iter().find(|known| known.name == name) {
+                    object["folder"] = json!(known.folder());
+                }
+                json_line(&object)?;
             }
             continue;
         }
@@ -86,6 +99,16 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
             let names = choices("model.name").into_iter();
             let rows = names.map(|name| (name.clone(), about(&name).to_owned()));
             ("model", rows.collect())
+        }
+        What::Pretrained => {
+            let rows = hub::PRETRAINED.iter().map(|known| {
+                let state = match known.folder() {
+                    Some(folder) => format!("fetched: {}", folder.display()),
+                    None => format!("not fetched: scripts/fetch-data {}", known.name),
+                };
+                (known.name.to_owned(), format!("{}; {state}", known.about))
+            });
+            ("pretrained", rows.collect())
         }
         What::Datasets => {
             let about = |name: &str| match name {

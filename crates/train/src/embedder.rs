@@ -9,6 +9,9 @@ use fornax_tensor::Tensor;
 
 use crate::error::{Error, Result};
 
+/// Texts that go through the model at once.
+const TOGETHER: usize = 32;
+
 /// A BERT with its tokenizer.
 pub struct Embedder {
     model: Bert,
@@ -24,6 +27,12 @@ impl Embedder {
     /// If there is no BERT, or its files are damaged.
     pub fn open(folder: &Path) -> Result<Self> {
         let told = |error: fornax_models::pretrained::Error| Error::Run(error.to_string());
+        if !folder.is_dir() {
+            return Err(Error::Run(format!(
+                "{} is not the folder of a BERT, with config.json, weights and a tokenizer",
+                folder.display()
+            )));
+        }
         let config = read_config::<Bert>(folder.join("config.json")).map_err(told)?;
         Ok(Self {
             model: from_folder::<Bert>(folder).map_err(told)?.model,
@@ -66,5 +75,25 @@ impl Embedder {
         let shape = [rows.len(), time];
         let (ids, mask) = (Tensor::from_vec(ids, shape), Tensor::from_vec(mask, shape));
         Ok(self.model.embed(&ids, Some(&mask)))
+    }
+
+    /// [`embed`](Embedder::embed) for any number of texts: a vector of each, in their order. Texts
+    /// of like length go through the model together, so that little of the work is on padding.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot write a text.
+    pub fn embed_all(&self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>> {
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&i| texts[i].as_ref().len());
+        let mut vectors = vec![Vec::new(); texts.len()];
+        for part in order.chunks(TOGETHER) {
+            let texts: Vec<&str> = part.iter().map(|&i| texts[i].as_ref()).collect();
+            let all = self.embed(&texts)?;
+            let rows = all.to_vec::<f32>();
+            for (&i, row) in part.iter().zip(rows.chunks(all.dim(1))) {
+                vectors[i] = row.to_vec();
+            }
+        }
+        Ok(vectors)
     }
 }

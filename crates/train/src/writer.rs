@@ -62,8 +62,9 @@ impl Writer {
             Some("llama") => Self::new(from_folder::<Llama>(path).map_err(told)?.model, tokenizer),
             other => {
                 return Err(Error::Run(format!(
-                    "{} describes a model of type {other:?}, which does not write; gpt2 and llama do",
-                    config.display()
+                    "{} describes a model of type \"{}\", which does not write; gpt2 and llama do",
+                    config.display(),
+                    other.unwrap_or_default()
                 )));
             }
         };
