@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Outcome {
     let data = args.data.as_deref();
     let recipe = read_recipe(&args.run)?;
     let (part, figures) = match recipe.data.is_text() {
-        true => ("validation", TrainedText::load(&args.run)?.evaluate(data)?),
+        true => TrainedText::load(&args.run)?.evaluate(data)?,
         false => Trained::load(&args.run)?.evaluate(data)?,
     };
     if args.json {

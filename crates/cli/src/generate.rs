@@ -102,7 +102,7 @@ pub fn run(args: Args) -> Outcome {
             let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
             // A single text is shown as it comes.
             let live = !args.json && texts.len() == 1;
-            if live && !args.chat {
+            if live && !args.chat && writer.continues() {
                 show(&prompts[0])?;
             }
             let mut gone = None;
@@ -130,7 +130,8 @@ pub fn run(args: Args) -> Outcome {
                 "tokens_per_second": written.tokens as f64 / written.seconds,
             }))?;
         } else {
-            let prompt = if args.chat { "" } else { prompt.as_str() };
+            let shown = writer.continues() && !args.chat;
+            let prompt = if shown { prompt.as_str() } else { "" };
             line(format!("{prompt}{text}\n"))?;
         }
     }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use crate::output::{json_line, line};
 use crate::{Outcome, set_threads};
+use fornax::nn::Module;
 use fornax::train::callback::{Callback, EpochRecord, Flow};
 use fornax::train::progress::{Progress, duration, thousands, value};
 use fornax::train::run::{free_folder, read_recipe};
-use fornax::train::{Network, Recipe, Report, Run};
+use fornax::train::{Purpose, Recipe, Report, Run};
 
 /// Train a network by a recipe
 #[derive(clap::Args)]
@@ -64,7 +65,7 @@ pub fn run(args: Args) -> Outcome {
             Run::create(&folder, recipe, data)?
         }
     };
-    let callbacks: Vec<Box<dyn Callback<Network>>> = if args.json {
+    let callbacks: Vec<Box<dyn Callback<dyn Module>>> = if args.json {
         vec![Box::new(JsonLines)]
     } else {
         // A reader that has gone, such as `head`, must not cost the run.
@@ -83,8 +84,8 @@ pub fn run(args: Args) -> Outcome {
 /// One JSON object per epoch.
 struct JsonLines;
 
-impl Callback<Network> for JsonLines {
-    fn epoch(&mut self, record: &EpochRecord, _: &Network) -> fornax::train::Result<Flow> {
+impl<M: ?Sized> Callback<M> for JsonLines {
+    fn epoch(&mut self, record: &EpochRecord, _: &M) -> fornax::train::Result<Flow> {
         // As in `run`.
         let _ = json_line(&record.to_json());
         Ok(Flow::Continue)
@@ -94,7 +95,7 @@ impl Callback<Network> for JsonLines {
 fn introduce(run: &Run) -> Outcome {
     let recipe = run.recipe();
     line(format!("{}: {}", recipe.name, recipe.description))?;
-    for about in run.data().describe() {
+    for about in run.describe() {
         line(about)?;
     }
     line(format!("folder: {}\n", run.folder().display()))?;
@@ -129,11 +130,10 @@ fn conclude(report: &Report) -> Outcome {
         pictures += &format!(" and {folder}/confusion.png");
     }
     line(format!("\nlook at {pictures}"))?;
-    match report.writes {
-        true => line(format!(
-            "use it:  fornax generate {folder} --prompt \"...\""
-        ))?,
-        false => line(format!("use it:  fornax predict {folder} FILE..."))?,
-    }
+    line(match report.purpose {
+        Purpose::Predict => format!("use it:  fornax predict {folder} FILE..."),
+        Purpose::Generate => format!("use it:  fornax generate {folder} --prompt \"...\""),
+        Purpose::Evaluate => format!("evaluate it:  fornax eval {folder}"),
+    })?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What a training run tells others while it goes, and how they can stop it.
 
+use fornax_nn::Module;
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
@@ -29,7 +30,7 @@ pub struct Plan {
     pub first_batch: usize,
 }
 
-/// Loss and metrics over some examples, each a mean per example.
+/// Loss and metrics over some examples, each a mean per example, or per token that counts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
     /// The loss.
@@ -195,6 +196,24 @@ impl<M: ?Sized, C: Callback<M> + ?Sized> Callback<M> for Box<C> {
     }
     fn end(&mut self, history: &[EpochRecord], model: &M) -> Result<()> {
         (**self).end(history, model)
+    }
+}
+
+/// A callback for models of any type, as one for those of type `M`.
+pub(crate) struct ForAny(pub Box<dyn Callback<dyn Module>>);
+
+impl<M: Module + 'static> Callback<M> for ForAny {
+    fn start(&mut self, plan: &Plan, history: &[EpochRecord]) -> Result<()> {
+        self.0.start(plan, history)
+    }
+    fn step(&mut self, event: &StepEvent<'_>, model: &M) -> Result<Flow> {
+        self.0.step(event, model)
+    }
+    fn epoch(&mut self, record: &EpochRecord, model: &M) -> Result<Flow> {
+        self.0.epoch(record, model)
+    }
+    fn end(&mut self, history: &[EpochRecord], model: &M) -> Result<()> {
+        self.0.end(history, model)
     }
 }
 

@@ -26,14 +26,14 @@ pub use callback::{Callback, EpochRecord, Flow};
 pub use data::Data;
 pub use embedder::Embedder;
 pub use error::{Error, Result};
-pub use model::{Network, build as build_model, build_for_text as build_text_model};
+pub use model::{Network, build as build_model};
 pub use predict::Answer;
 pub use progress::Progress;
 pub use recipe::{OptimizerRecipe, Recipe, ScheduleRecipe};
-pub use run::{Material, Report, Run, Trained, TrainedText};
-pub use text::Text;
+pub use run::{Purpose, Report, Run, Trained, TrainedText};
+pub use text::{Text, TextModel};
 pub use trainer::{
-    ClassFigures, Evaluation, Language, Outcome, Supervised, Task, TrainConfig, Trainer, evaluate,
-    evaluate_text, predict,
+    ClassFigures, Evaluation, Language, Outcome, Seq2Seq, Supervised, Task, TrainConfig, Trainer,
+    evaluate, evaluate_text, predict,
 };
-pub use writer::{Writer, Written};
+pub use writer::{Writer, WritingModel, Written};

@@ -1,17 +1,16 @@
-//! From `[model]` of a recipe to a network.
+//! From `[model]` of a recipe to a network that learns from examples.
 
 use std::collections::BTreeMap;
 
 use fornax_data::Schema;
 use fornax_models::{
-    BertConfig, BertForMaskedLM, Cnn, CnnConfig, ConfigError, Gpt2, Gpt2Config, LeNet, LeNetConfig,
-    Mlp, MlpConfig, Pooling, Vit, VitConfig,
+    Cnn, CnnConfig, ConfigError, LeNet, LeNetConfig, Mlp, MlpConfig, Pooling, Vit, VitConfig,
 };
 use fornax_nn::{Activation, Layer};
 use fornax_tensor::manual_seed;
 
 use crate::error::{Error, Result};
-use crate::recipe::{ModelRecipe, OneOrMany, Recipe};
+use crate::recipe::{ModelRecipe, OneOrMany};
 
 /// The network of a run, whatever its architecture.
 pub type Network = Box<dyn Layer>;
@@ -108,53 +107,6 @@ pub fn build(recipe: &ModelRecipe, schema: &Schema, seed: u64) -> Result<Network
             .map_err(wrong)?,
         ),
     })
-}
-
-/// Builds the network of a recipe for text in a vocabulary of `vocab` tokens.
-///
-/// # Errors
-/// If the sizes describe no network.
-pub fn build_for_text(recipe: &Recipe, vocab: usize) -> Result<Network> {
-    manual_seed(recipe.seed);
-    let wrong = |error: ConfigError| Error::Recipe(format!("[model] {error}"));
-    Ok(match recipe.model.name.as_str() {
-        "bert" => Box::new(BertForMaskedLM::new(&bert_config(recipe, vocab)).map_err(wrong)?),
-        _ => Box::new(Gpt2::new(&gpt2_config(recipe, vocab)).map_err(wrong)?),
-    })
-}
-
-/// The GPT-2 of a recipe.
-pub(crate) fn gpt2_config(recipe: &Recipe, vocab: usize) -> Gpt2Config {
-    let model = &recipe.model;
-    let dropout = model.dropout.unwrap_or(0.0);
-    Gpt2Config {
-        vocab_size: vocab,
-        n_positions: recipe.data.context.unwrap_or(64),
-        n_embd: model.width.unwrap_or(128),
-        n_layer: model.layers.unwrap_or(4),
-        n_head: model.heads.unwrap_or(4),
-        resid_pdrop: dropout,
-        embd_pdrop: dropout,
-        attn_pdrop: dropout,
-        ..Gpt2Config::default()
-    }
-}
-
-/// The BERT of a recipe.
-pub(crate) fn bert_config(recipe: &Recipe, vocab: usize) -> BertConfig {
-    let model = &recipe.model;
-    let width = model.width.unwrap_or(128);
-    BertConfig {
-        vocab_size: vocab,
-        max_position_embeddings: recipe.data.context.unwrap_or(64),
-        hidden_size: width,
-        num_hidden_layers: model.layers.unwrap_or(4),
-        num_attention_heads: model.heads.unwrap_or(4),
-        intermediate_size: 4 * width,
-        hidden_dropout_prob: model.dropout.unwrap_or(0.0),
-        attention_probs_dropout_prob: model.dropout.unwrap_or(0.0),
-        ..BertConfig::default()
-    }
 }
 
 fn activation(name: &str) -> Activation {

@@ -20,22 +20,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use fornax_data::text::Tokenizer;
-use fornax_data::{Batches, Loader, Preprocess, Schema, SharedDataset, Splits};
-use fornax_models::Gpt2;
-use fornax_nn::Summary;
+use fornax_data::{Loader, Preprocess, Schema, SharedDataset, Splits};
+use fornax_nn::{Module, Summary};
 use fornax_tensor::io::{is_leftover, remove_leftovers, write_atomic};
 
-use crate::callback::{Callback, EpochRecord, Flow, rounded};
+use crate::callback::{Callback, EpochRecord, Flow, ForAny, rounded};
 use crate::data::Data;
 use crate::error::{Error, Result, io};
 use crate::lock::{self, Lock};
 use crate::model::{self, Network};
 use crate::plot::{self, Line, Panel};
+use crate::progress::thousands;
 use crate::recipe::Recipe;
-use crate::text::Text;
-use crate::trainer::{
-    Evaluation, Language, Part, TrainConfig, Trainer, evaluate, evaluate_text, loaders, log_line,
-};
+use crate::text::{self, Text, TextModel};
+use crate::trainer::{Evaluation, Part, TrainConfig, Trainer, evaluate, loaders, log_line};
 
 const RECIPE: &str = "recipe.toml";
 const DATA: &str = "data.json";
@@ -55,53 +53,56 @@ struct About {
     held_out: Part,
 }
 
-/// What a run learns from.
+/// What a run learns from, and the network that learns.
 // There is one for each run, which is no matter of bytes.
 #[allow(clippy::large_enum_variant)]
-pub enum Material {
+enum Work {
     /// Examples of their own each, such as pictures.
-    Examples(Data),
-    /// One long text.
-    Text(Text),
+    Examples(Data, Network),
+    /// One long text, or texts in pairs.
+    Text(Text, TextModel),
 }
 
-impl Material {
-    fn load(recipe: &Recipe, folder: Option<&Path>) -> Result<Self> {
-        Ok(match recipe.data.is_text() {
-            true => Material::Text(Text::load(recipe, folder)?),
-            false => Material::Examples(Data::load(recipe, folder)?),
-        })
+impl Work {
+    /// Loads the data and builds the network. Whatever is wrong with a recipe is found here, before
+    /// anything is written.
+    fn prepare(recipe: &Recipe, folder: Option<&Path>) -> Result<Self> {
+        if recipe.data.is_text() {
+            let text = Text::load(recipe, folder)?;
+            let model = TextModel::new(recipe, &text.tokenizer)?;
+            return Ok(Work::Text(text, model));
+        }
+        let data = Data::load(recipe, folder)?;
+        let Splits {
+            train, validation, ..
+        } = &data.parts;
+        let network = model::build(&recipe.model, data.schema(), recipe.seed)?;
+        // Images give even one example many values per channel, rows of neurons do not.
+        let model = &recipe.model;
+        let norms =
+            model.name == "mlp" && model.batch_norm == Some(true) && !model.hidden().is_empty();
+        if norms && recipe.batch_size.min(train.len()) == 1 {
+            return Err(Error::Recipe(format!(
+                "model.batch_norm needs at least 2 examples in a batch, but batch_size is {} and \
+                 there are {} training examples",
+                recipe.batch_size,
+                train.len()
+            )));
+        }
+        loaders(
+            &TrainConfig::from(recipe),
+            Some(&data.preprocess),
+            &data.augment,
+            train,
+            validation.as_ref(),
+        )?;
+        Ok(Work::Examples(data, network))
     }
 
-    /// How much there is and how it was read, in a few lines for people.
-    pub fn describe(&self) -> Vec<String> {
-        let count = |n: usize| crate::progress::thousands(n as f64);
+    fn network(&self) -> &dyn Module {
         match self {
-            Material::Examples(data) => {
-                let parts = &data.parts;
-                let size =
-                    |part: &Option<SharedDataset>| count(part.as_ref().map_or(0, |p| p.len()));
-                vec![
-                    format!(
-                        "data: {} for training, {} for validation, {} for the test",
-                        count(parts.train.len()),
-                        size(&parts.validation),
-                        size(&parts.test),
-                    ),
-                    format!("read as: {}", data.schema()),
-                ]
-            }
-            Material::Text(text) => {
-                let validation = text.validation.as_ref().map_or(0, Batches::samples);
-                vec![
-                    format!(
-                        "data: {} windows an epoch for training, {} for validation",
-                        count(text.train.samples()),
-                        count(validation),
-                    ),
-                    format!("read as: {}", text.describe()),
-                ]
-            }
+            Work::Examples(_, network) => network,
+            Work::Text(_, model) => model,
         }
     }
 }
@@ -110,8 +111,7 @@ impl Material {
 pub struct Run {
     folder: PathBuf,
     recipe: Recipe,
-    data: Material,
-    network: Network,
+    work: Work,
     lock: Lock,
     resume: bool,
 }
@@ -131,8 +131,19 @@ pub struct Report {
     pub parameters: usize,
     /// Seconds of training in this process, validation and checkpoints included.
     pub seconds: f64,
-    /// Whether the network writes text.
-    pub writes: bool,
+    /// What the network can be used for.
+    pub purpose: Purpose,
+}
+
+/// What a trained network can be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Predictions about examples.
+    Predict,
+    /// Writing text.
+    Generate,
+    /// Nothing beyond what was learnt, such as to guess hidden words.
+    Evaluate,
 }
 
 impl Report {
@@ -162,7 +173,7 @@ impl Run {
     /// If the folder is in use, the data cannot be had, or the network does not fit it.
     pub fn create(folder: &Path, recipe: Recipe, data: Option<&Path>) -> Result<Self> {
         must_be_free(folder)?;
-        let (data, network) = prepare(&recipe, data)?;
+        let work = Work::prepare(&recipe, data)?;
         let lock = Lock::take(folder)?;
         // Another process may have been quicker.
         must_be_free(folder)?;
@@ -170,8 +181,7 @@ impl Run {
         let run = Self {
             folder: folder.to_owned(),
             recipe,
-            data,
-            network,
+            work,
             lock,
             resume: false,
         };
@@ -215,12 +225,11 @@ impl Run {
         for name in [RECIPE, DATA, TOKENIZER, MODEL, CURVES, CONFUSION] {
             remove_leftovers(&folder.join(name));
         }
-        let (data, network) = prepare(&stored, data)?;
+        let work = Work::prepare(&stored, data)?;
         let run = Self {
             folder: folder.to_owned(),
             recipe: stored,
-            data,
-            network,
+            work,
             lock,
             resume: true,
         };
@@ -234,9 +243,9 @@ impl Run {
     fn start(&self) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(io("create", &self.folder))?;
         write_text(&self.folder.join(RECIPE), &self.recipe.to_toml())?;
-        let data = match &self.data {
-            Material::Examples(data) => data,
-            Material::Text(text) => {
+        let data = match &self.work {
+            Work::Examples(data, _) => data,
+            Work::Text(text, _) => {
                 let path = self.folder.join(TOKENIZER);
                 return write_text(&path, &text.tokenizer.to_json());
             }
@@ -255,9 +264,24 @@ impl Run {
         &self.recipe
     }
 
-    /// The data.
-    pub fn data(&self) -> &Material {
-        &self.data
+    /// How much data there is and how it was read, in a few lines for people.
+    pub fn describe(&self) -> Vec<String> {
+        let data = match &self.work {
+            Work::Examples(data, _) => data,
+            Work::Text(text, _) => return text.about.clone(),
+        };
+        let count = |n: usize| thousands(n as f64);
+        let size = |part: &Option<SharedDataset>| count(part.as_ref().map_or(0, |p| p.len()));
+        let parts = &data.parts;
+        vec![
+            format!(
+                "data: {} for training, {} for validation, {} for the test",
+                count(parts.train.len()),
+                size(&parts.validation),
+                size(&parts.test),
+            ),
+            format!("read as: {}", data.schema()),
+        ]
     }
 
     /// The run's folder.
@@ -267,9 +291,9 @@ impl Run {
 
     /// The network's layers.
     pub fn summary(&self) -> Summary {
-        match &self.data {
-            Material::Examples(data) => summary(&self.network, data.schema(), &self.recipe),
-            Material::Text(_) => summary_of_text(&self.network, &self.recipe),
+        match &self.work {
+            Work::Examples(data, network) => summary(network, data.schema(), &self.recipe),
+            Work::Text(_, model) => summary_of_text(model, &self.recipe),
         }
     }
 
@@ -277,41 +301,36 @@ impl Run {
     ///
     /// # Errors
     /// As [`Trainer::fit`], and if files cannot be written.
-    pub fn train(mut self, callbacks: Vec<Box<dyn Callback<Network>>>) -> Result<Report> {
+    pub fn train(mut self, callbacks: Vec<Box<dyn Callback<dyn Module>>>) -> Result<Report> {
         let started = Instant::now();
-        let mut trainer = Trainer::new(TrainConfig::from(&self.recipe))
-            .folder(&self.folder)
-            .lock(self.lock.clone())
-            .callback(Curves::new(&self.folder, &self.recipe.name));
-        for callback in callbacks {
-            trainer = trainer.callback(callback);
-        }
-        if self.resume {
-            trainer = trainer.resume();
-        }
-        let network = &mut self.network;
-        let history = match &self.data {
-            Material::Examples(data) => trainer
-                .preprocess(data.preprocess.clone())
-                .augment(data.augment.clone())
-                .fit(network, &data.parts.train, data.parts.validation.as_ref())?,
-            Material::Text(text) => {
-                let (train, validation) = text.parts();
-                trainer.fit_batches(&language(&self.recipe), network, train, validation)?
+        let (folder, recipe) = (&self.folder, &self.recipe);
+        let history = match &mut self.work {
+            Work::Examples(data, network) => {
+                trainer(folder, recipe, &self.lock, self.resume, callbacks)
+                    .preprocess(data.preprocess.clone())
+                    .augment(data.augment.clone())
+                    .fit(network, &data.parts.train, data.parts.validation.as_ref())?
+            }
+            Work::Text(text, model) => {
+                let task = model.task(recipe, &text.tokenizer)?;
+                let (train, validation) = (text.train.clone(), text.validation.clone());
+                trainer(folder, recipe, &self.lock, self.resume, callbacks)
+                    .fit_batches(&task, model, train, validation)?
             }
         };
         let seconds = started.elapsed().as_secs_f64();
 
-        fornax_nn::save(&self.network, self.folder.join(MODEL))?;
+        fornax_nn::save(self.work.network(), self.folder.join(MODEL))?;
         plot_curves(&self.folder, &self.recipe.name, &history)?;
-        let test = match &self.data {
-            Material::Examples(Data {
-                parts, preprocess, ..
-            }) => match &parts.test {
-                Some(data) => Some(test(&self.network, data, preprocess)?),
+        let test = match &self.work {
+            Work::Examples(data, network) => match &data.parts.test {
+                Some(part) => Some(test(network, part, &data.preprocess)?),
                 None => None,
             },
-            Material::Text(_) => None,
+            Work::Text(text, model) => match &text.test {
+                Some(_) => Some(text::evaluate(&self.recipe, model, text)?.1),
+                None => None,
+            },
         };
         if let Some(test) = &test {
             let mut line = serde_json::Map::new();
@@ -321,56 +340,38 @@ impl Run {
             plot_confusion(&self.folder, &self.recipe.name, test)?;
         }
         Ok(Report {
-            writes: self.recipe.model.name == "gpt2",
+            purpose: match &self.work {
+                Work::Examples(..) => Purpose::Predict,
+                Work::Text(_, model) if model.writes() => Purpose::Generate,
+                Work::Text(..) => Purpose::Evaluate,
+            },
+            parameters: self.work.network().num_parameters(),
             folder: self.folder,
             recipe: self.recipe.name,
             history,
             test,
-            parameters: fornax_nn::Module::num_parameters(&self.network),
             seconds,
         })
     }
 }
 
-/// Loads the data and builds the network. Whatever is wrong with a recipe is found here, before
-/// anything is written.
-fn prepare(recipe: &Recipe, data: Option<&Path>) -> Result<(Material, Network)> {
-    let data = match Material::load(recipe, data)? {
-        Material::Examples(data) => data,
-        Material::Text(text) => {
-            let network = model::build_for_text(recipe, text.tokenizer.vocab_size())?;
-            return Ok((Material::Text(text), network));
-        }
-    };
-    let Splits {
-        train, validation, ..
-    } = &data.parts;
-    let network = model::build(&recipe.model, data.schema(), recipe.seed)?;
-    // Images give even one example many values per channel, rows of neurons do not.
-    let model = &recipe.model;
-    let norms = model.name == "mlp" && model.batch_norm == Some(true) && !model.hidden().is_empty();
-    if norms && recipe.batch_size.min(train.len()) == 1 {
-        return Err(Error::Recipe(format!(
-            "model.batch_norm needs at least 2 examples in a batch, but batch_size is {} and there \
-             are {} training examples",
-            recipe.batch_size,
-            train.len()
-        )));
+/// A trainer of models of any type, that leaves what it does in `folder`.
+fn trainer<M: Module + 'static>(
+    folder: &Path,
+    recipe: &Recipe,
+    lock: &Lock,
+    resume: bool,
+    callbacks: Vec<Box<dyn Callback<dyn Module>>>,
+) -> Trainer<'static, M> {
+    let mut trainer = Trainer::new(TrainConfig::from(recipe))
+        .folder(folder)
+        .lock(lock.clone())
+        .callback(Curves::new(folder, &recipe.name));
+    if resume {
+        trainer = trainer.resume();
     }
-    loaders(
-        &TrainConfig::from(recipe),
-        Some(&data.preprocess),
-        &data.augment,
-        train,
-        validation.as_ref(),
-    )?;
-    Ok((Material::Examples(data), network))
-}
-
-fn language(recipe: &Recipe) -> Language {
-    Language {
-        label_smoothing: recipe.regularization.label_smoothing,
-    }
+    let callbacks = callbacks.into_iter().map(ForAny);
+    callbacks.fold(trainer, Trainer::callback)
 }
 
 /// A trained network with what it must know to be used.
@@ -455,14 +456,14 @@ impl Trained {
     }
 }
 
-/// A trained model of language with its tokenizer.
+/// A trained model of text with its tokenizer.
 pub struct TrainedText {
     /// The run's folder.
     pub folder: PathBuf,
     /// The recipe.
     pub recipe: Recipe,
     /// The network.
-    pub network: Network,
+    pub model: TextModel,
     /// Between text and tokens.
     pub tokenizer: Tokenizer,
 }
@@ -482,44 +483,26 @@ impl TrainedText {
             )));
         }
         let tokenizer = Tokenizer::open(folder.join(TOKENIZER))?;
-        let mut network = model::build_for_text(&recipe, tokenizer.vocab_size())?;
-        load_weights(&mut network, folder)?;
+        let mut model = TextModel::new(&recipe, &tokenizer)?;
+        load_weights(&mut model, folder)?;
         Ok(Self {
             folder: folder.to_owned(),
             recipe,
-            network,
+            model,
             tokenizer,
         })
     }
 
     /// The network's layers.
     pub fn summary(&self) -> Summary {
-        summary_of_text(&self.network, &self.recipe)
+        summary_of_text(&self.model, &self.recipe)
     }
 
-    /// The network as one that writes text.
-    ///
-    /// # Errors
-    /// If it only guesses hidden words.
-    pub fn writer(&self) -> Result<Gpt2> {
-        if self.recipe.model.name != "gpt2" {
-            return Err(Error::Run(format!(
-                "the run in {} trained a \"{}\", which guesses hidden words and cannot write",
-                self.folder.display(),
-                self.recipe.model.name
-            )));
-        }
-        let config = model::gpt2_config(&self.recipe, self.tokenizer.vocab_size());
-        let mut writer = Gpt2::new(&config).map_err(|error| Error::Run(error.to_string()))?;
-        load_weights(&mut writer, &self.folder)?;
-        Ok(writer)
-    }
-
-    /// Evaluates the network on the end of the run's text.
+    /// Evaluates the network on the test's pairs, or on the end of the run's text; says which.
     ///
     /// # Errors
     /// If the text cannot be had or there is no such part.
-    pub fn evaluate(&self, data: Option<&Path>) -> Result<Evaluation> {
+    pub fn evaluate(&self, data: Option<&Path>) -> Result<(&'static str, Evaluation)> {
         let text = Text::load(&self.recipe, data)?;
         if text.tokenizer.to_json() != self.tokenizer.to_json() {
             return Err(Error::Run(format!(
@@ -527,10 +510,7 @@ impl TrainedText {
                 self.folder.display()
             )));
         }
-        let validation = text.validation.ok_or_else(|| {
-            Error::Run("the run kept no text for validation (data.validation = 0)".into())
-        })?;
-        evaluate_text(&language(&self.recipe), &self.network, &validation)
+        text::evaluate(&self.recipe, &self.model, &text)
     }
 }
 
@@ -545,13 +525,8 @@ fn load_weights(network: &mut impl fornax_nn::Module, folder: &Path) -> Result<(
     Ok(fornax_nn::load(network, &path)?)
 }
 
-fn summary_of_text(network: &Network, recipe: &Recipe) -> Summary {
-    use fornax_tensor::{DType, Tensor};
-    let ids = Tensor::zeros([1, recipe.data.context.unwrap_or(64)], DType::I64);
-    Summary {
-        model: recipe.model.name.clone(),
-        ..fornax_nn::summary_of(network, |network| fornax_nn::Layer::forward(network, &ids))
-    }
+fn summary_of_text(model: &TextModel, recipe: &Recipe) -> Summary {
+    model.summary(&recipe.model.name, recipe.data.context.unwrap_or(64))
 }
 
 /// The part of the data to evaluate on: the best that there is, and its name.

@@ -6,23 +6,34 @@ use std::path::Path;
 use std::time::Instant;
 
 use fornax_data::text::{DecodeStream, Tokenizer};
-use fornax_models::generate::{Options, beam_search, generate};
+use fornax_models::generate::{
+    Options, beam_search, beam_search_seq2seq, generate, generate_seq2seq,
+};
 use fornax_models::pretrained::from_folder;
-use fornax_models::{CausalLm, Gpt2, Llama, gguf};
+use fornax_models::{CausalLm, Gpt2, Llama, Seq2SeqLm, T5, gguf};
 use fornax_tensor::io::Gguf;
 use serde_json::Value;
 
 use crate::error::{Error, Result, io};
 use crate::run::TrainedText;
+use crate::text::TextModel;
 
 /// A model that writes, with its tokenizer.
 pub struct Writer {
     /// The model.
-    pub model: Box<dyn CausalLm>,
+    pub model: WritingModel,
     /// Between text and tokens.
     pub tokenizer: Tokenizer,
     /// Tokens that end a text.
     pub ends: Vec<u32>,
+}
+
+/// How a model writes.
+pub enum WritingModel {
+    /// It goes on with a text.
+    Causal(Box<dyn CausalLm>),
+    /// It writes another text about it.
+    Seq2Seq(Box<dyn Seq2SeqLm>),
 }
 
 /// What was written.
@@ -37,37 +48,53 @@ pub struct Written {
 }
 
 impl Writer {
-    /// Opens a run's folder, a folder with HuggingFace's `config.json` (of a GPT-2 or a LLaMA),
-    /// weights and a tokenizer, or a `.gguf` file of a LLaMA.
+    /// Opens a run's folder, a folder with HuggingFace's `config.json` (of a GPT-2, a LLaMA or a
+    /// T5), weights and a tokenizer, or a `.gguf` file of a LLaMA.
     ///
     /// # Errors
     /// If there is no such model, or its files are damaged.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() && path.join("recipe.toml").exists() {
             let run = TrainedText::load(path)?;
-            return Ok(Self::new(run.writer()?, run.tokenizer));
+            let model = match run.model {
+                TextModel::Causal(model) => WritingModel::Causal(model),
+                TextModel::Seq2Seq(model) => WritingModel::Seq2Seq(model),
+                TextModel::Masked(_) => {
+                    return Err(Error::Run(format!(
+                        "the run in {} trained a \"{}\", which guesses hidden words and cannot \
+                         write",
+                        path.display(),
+                        run.recipe.model.name
+                    )));
+                }
+            };
+            return Ok(Self::new(model, run.tokenizer));
         }
         if !path.is_dir() {
             let file = Gguf::open(path)?;
             let tokenizer = Tokenizer::from_gguf(&file)?;
-            return Ok(Self::new(gguf::load_llama(&file).map_err(told)?, tokenizer));
+            let model = gguf::load_llama(&file).map_err(told)?;
+            return Ok(Self::new(WritingModel::Causal(Box::new(model)), tokenizer));
         }
         let config = path.join("config.json");
         let text = fs::read(&config).map_err(io("read", &config))?;
         let value: Value = serde_json::from_slice(&text)
             .map_err(|error| Error::Run(format!("{}: {error}", config.display())))?;
         let tokenizer = Tokenizer::open(path)?;
-        let mut writer = match value["model_type"].as_str() {
-            Some("gpt2") => Self::new(from_folder::<Gpt2>(path).map_err(told)?.model, tokenizer),
-            Some("llama") => Self::new(from_folder::<Llama>(path).map_err(told)?.model, tokenizer),
+        let model = match value["model_type"].as_str() {
+            Some("gpt2") => WritingModel::Causal(opened::<Gpt2>(path)?),
+            Some("llama") => WritingModel::Causal(opened::<Llama>(path)?),
+            Some("t5") => WritingModel::Seq2Seq(opened::<T5>(path)?),
             other => {
                 return Err(Error::Run(format!(
-                    "{} describes a model of type \"{}\", which does not write; gpt2 and llama do",
+                    "{} describes a model of type \"{}\", which does not write; gpt2, llama and \
+                     t5 do",
                     config.display(),
                     other.unwrap_or_default()
                 )));
             }
         };
+        let mut writer = Self::new(model, tokenizer);
         // One number or several.
         let named = &value["eos_token_id"];
         let one = named.as_array().map_or(vec![named.clone()], Clone::clone);
@@ -76,12 +103,17 @@ impl Writer {
         Ok(writer)
     }
 
-    fn new(model: impl CausalLm + 'static, tokenizer: Tokenizer) -> Self {
+    fn new(model: WritingModel, tokenizer: Tokenizer) -> Self {
         Self {
-            model: Box::new(model),
+            model,
             ends: tokenizer.end().into_iter().collect(),
             tokenizer,
         }
+    }
+
+    /// Whether what is written goes on with the prompt, rather than being a text of its own.
+    pub fn continues(&self) -> bool {
+        matches!(self.model, WritingModel::Causal(_))
     }
 
     /// Whether the model was trained on conversations in ChatML.
@@ -90,15 +122,32 @@ impl Writer {
         has("<|im_start|>") && has("<|im_end|>")
     }
 
-    /// The tokens of a prompt; an empty one becomes the token that ends texts, after which another
-    /// begins.
+    /// The tokens of a prompt. One that is gone on with and empty becomes the token that ends
+    /// texts, after which another begins; one that is read ends with that token.
     fn prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text, false)?;
-        if ids.is_empty() {
-            let begin = self.tokenizer.end().or(self.tokenizer.id("\n"));
-            ids.push(begin.unwrap_or(0));
-        }
-        let most = self.model.vocab();
+        let end = self.tokenizer.end();
+        let (ids, most) = match &self.model {
+            WritingModel::Causal(model) => {
+                let mut ids = self.tokenizer.encode(text, false)?;
+                if ids.is_empty() {
+                    ids.push(end.or(self.tokenizer.id("\n")).unwrap_or(0));
+                }
+                (ids, model.vocab())
+            }
+            WritingModel::Seq2Seq(model) => {
+                let mut ids = self.tokenizer.encode(text, true)?;
+                let lacks_end = ids.is_empty() || ids.last().copied() != end;
+                ids.extend(end.filter(|_| lacks_end));
+                if ids.len() > model.longest() {
+                    return Err(Error::Run(format!(
+                        "a prompt has {} tokens, but the model reads at most {}",
+                        ids.len(),
+                        model.longest()
+                    )));
+                }
+                (ids, model.vocab())
+            }
+        };
         if let Some(id) = ids.iter().find(|&&id| id as usize >= most) {
             return Err(Error::Run(format!(
                 "the tokenizer gives token {id}, but the model has only {most}; they do not belong \
@@ -108,7 +157,7 @@ impl Writer {
         Ok(ids)
     }
 
-    /// Goes on with each prompt until a token or one of the texts `stops` ends it, or `options` say
+    /// Goes on with each prompt, or writes about it, until a token or one of the texts `stops` ends it, or `options` say
     /// so. `each` hears every new piece of text with its prompt's number as it comes.
     ///
     /// # Errors
@@ -131,20 +180,22 @@ impl Writer {
             ..options.clone()
         };
         let mut failed = None;
-        let texts = generate(&*self.model, &ids, &options, |row, token| {
-            match rows[row].hear(token, stops) {
-                Ok((new, flow)) => {
-                    if !new.is_empty() {
-                        each(row, &new);
-                    }
-                    flow
+        let hear = |row: usize, token: u32| match rows[row].hear(token, stops) {
+            Ok((new, flow)) => {
+                if !new.is_empty() {
+                    each(row, &new);
                 }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
+                flow
             }
-        });
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let texts = match &self.model {
+            WritingModel::Causal(model) => generate(&**model, &ids, &options, hear),
+            WritingModel::Seq2Seq(model) => generate_seq2seq(&**model, &ids, &options, hear),
+        };
         if let Some(error) = failed {
             return Err(error);
         }
@@ -168,15 +219,23 @@ impl Writer {
     pub fn search(&self, prompt: &str, width: usize, most: usize) -> Result<Written> {
         let started = Instant::now();
         let ids = self.prompt(prompt)?;
-        let context = self.model.context();
-        if ids.len() + most > context {
-            return Err(Error::Run(format!(
-                "beam search of {most} tokens after {} is beyond the model's context of {context}; \
-                 ask for fewer",
-                ids.len()
-            )));
-        }
-        let found = beam_search(&*self.model, &ids, width, most, &self.ends, 1.0);
+        let found = match &self.model {
+            WritingModel::Causal(model) => {
+                let context = model.context();
+                if ids.len() + most > context {
+                    return Err(Error::Run(format!(
+                        "beam search of {most} tokens after {} is beyond the model's context of \
+                         {context}; ask for fewer",
+                        ids.len()
+                    )));
+                }
+                beam_search(&**model, &ids, width, most, &self.ends, 1.0)
+            }
+            WritingModel::Seq2Seq(model) => {
+                let most = most.min(model.longest());
+                beam_search_seq2seq(&**model, &ids, width, most, &self.ends, 1.0)
+            }
+        };
         let tokens = found
             .into_iter()
             .next()
@@ -187,6 +246,10 @@ impl Writer {
             seconds: started.elapsed().as_secs_f64(),
         })
     }
+}
+
+fn opened<M: fornax_models::Pretrained>(folder: &Path) -> Result<Box<M>> {
+    Ok(Box::new(from_folder::<M>(folder).map_err(told)?.model))
 }
 
 fn told(error: fornax_models::pretrained::Error) -> Error {

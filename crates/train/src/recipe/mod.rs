@@ -48,6 +48,18 @@ pub const BUILT_IN: &[(&str, &str)] = &[
         "shakespeare-bert",
         include_str!("../../recipes/shakespeare-bert.toml"),
     ),
+    (
+        "shakespeare-t5",
+        include_str!("../../recipes/shakespeare-t5.toml"),
+    ),
+    (
+        "translate-en-es-transformer",
+        include_str!("../../recipes/translate-en-es-transformer.toml"),
+    ),
+    (
+        "translate-es-en-t5",
+        include_str!("../../recipes/translate-es-en-t5.toml"),
+    ),
 ];
 
 /// How a CSV file and a folder of pictures are learned when they are named in a recipe's place.
@@ -111,13 +123,19 @@ pub struct DataRecipe {
     pub vocabulary: Option<usize>,
     pub context: Option<usize>,
     pub steps: Option<usize>,
+    pub languages: Option<String>,
     pub masked: Option<f64>,
 }
 
 impl DataRecipe {
-    /// Whether the data is text.
+    /// Whether the data is text, or texts in pairs.
     pub fn is_text(&self) -> bool {
-        schema::TEXTS.contains(&self.name.as_str())
+        schema::TEXTS.contains(&self.name.as_str()) || self.is_pairs()
+    }
+
+    /// Whether the data is texts in pairs: one to read and one to write.
+    pub fn is_pairs(&self) -> bool {
+        schema::PAIRS.contains(&self.name.as_str())
     }
 }
 
@@ -363,26 +381,26 @@ impl Recipe {
                 neurons.len()
             ));
         }
-        if matches!(self.data.name.as_str(), "csv" | "images" | "text") && self.data.path.is_none()
-        {
+        let files = ["csv", "images", "text", "pairs"];
+        if files.contains(&self.data.name.as_str()) && self.data.path.is_none() {
             return refuse(format!(
                 "data.name = \"{}\" needs data.path, for example --set data.path=FILE",
                 self.data.name
             ));
         }
-        let reads = matches!(self.model.name.as_str(), "gpt2" | "bert");
-        if reads != self.data.is_text() {
-            return refuse(match reads {
-                true => format!(
-                    "model.name = \"{}\" is for text, but data.name is \"{}\"",
-                    self.model.name, self.data.name
-                ),
-                false => format!(
-                    "data.name = \"{}\" is text, which model.name = \"{}\" cannot read; use gpt2 \
-                     or bert",
-                    self.data.name, self.model.name
-                ),
-            });
+        // The networks that can learn from the data.
+        let fitting: &[&str] = match (self.data.is_text(), self.data.is_pairs()) {
+            (_, true) => &["transformer", "t5"],
+            (true, false) => &["gpt2", "bert", "t5"],
+            (false, false) => &["mlp", "cnn", "lenet", "vit"],
+        };
+        if !fitting.contains(&self.model.name.as_str()) {
+            return refuse(format!(
+                "model.name = \"{}\" cannot learn from data.name = \"{}\"; use {}",
+                self.model.name,
+                self.data.name,
+                fitting.join(" or ")
+            ));
         }
         if self.schedule.warmup.unwrap_or(0.0) >= 1.0 {
             return refuse("schedule.warmup is a fraction of the steps, below 1".into());

@@ -121,9 +121,14 @@ const DATASETS: &[&str] = &[
     "images",
     "text",
     "shakespeare",
+    "pairs",
+    "verses",
 ];
-/// The data sets that are text.
+/// The data sets that are one long text.
 pub const TEXTS: &[&str] = &["text", "shakespeare"];
+/// Those that are texts in pairs: one to read and one to write.
+pub const PAIRS: &[&str] = &["pairs", "verses"];
+const TEXTS_AND_PAIRS: &[&str] = &["text", "shakespeare", "pairs", "verses"];
 /// The others.
 const EXAMPLES: &[&str] = &[
     "digits",
@@ -137,7 +142,7 @@ const EXAMPLES: &[&str] = &[
     "images",
 ];
 /// The networks that are Transformers.
-const TRANSFORMERS: &[&str] = &["gpt2", "bert", "vit"];
+const TRANSFORMERS: &[&str] = &["vit", "gpt2", "bert", "t5", "transformer"];
 const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw", "adagrad", "rmsprop"];
 const SCHEDULES: &[&str] = &[
     "constant",
@@ -181,9 +186,17 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "",
         "CSV file, or folder of class/image.png, or of train, val and test with such in them; text \
-         file, folder of .txt files, or .bin file of 16-bit tokens",
+         file, folder of .txt files, or .bin file of 16-bit tokens; of pairs: file with a text, a \
+         tab, and the text to write about it on each line",
     )
-    .only("data.name", &["csv", "images", "text"]),
+    .only("data.name", &["csv", "images", "text", "pairs"]),
+    key(
+        "data.languages",
+        Kind::Text,
+        "\"en-es\"",
+        "the language to read and that to write, folders of the data",
+    )
+    .only("data.name", &["verses"]),
     key(
         "data.target",
         Kind::Text,
@@ -292,8 +305,11 @@ pub const KEYS: &[Key] = &[
             "diabetes",
             "csv",
             "images",
+            "pairs",
+            "verses",
         ],
-    ),
+    )
+    .otherwise("data.name", &[("pairs", "0.05"), ("verses", "0.03")]),
     key(
         "data.validation",
         Kind::Float(0.0, 0.9),
@@ -314,21 +330,22 @@ pub const KEYS: &[Key] = &[
         "\"characters\"",
         "\"characters\", \"bpe\" (learnt from the text), or a file or folder of a tokenizer",
     )
-    .only("data.name", TEXTS),
+    .only("data.name", TEXTS_AND_PAIRS)
+    .otherwise("data.name", &[("pairs", "\"bpe\""), ("verses", "\"bpe\"")]),
     key(
         "data.vocabulary",
         Kind::Int(256, 1 << 16),
         "1024",
         "tokens that \"bpe\" learns",
     )
-    .only("data.name", TEXTS),
+    .only("data.name", TEXTS_AND_PAIRS),
     key(
         "data.context",
         Kind::Int(1, 1 << 20),
         "64",
-        "tokens that the network sees at once",
+        "tokens that the network sees at once; pairs with a longer text are left out",
     )
-    .only("data.name", TEXTS),
+    .only("data.name", TEXTS_AND_PAIRS),
     key(
         "data.steps",
         COUNT,
@@ -382,7 +399,16 @@ pub const KEYS: &[Key] = &[
     // model
     key(
         "model.name",
-        Kind::Choice(&["mlp", "cnn", "lenet", "vit", "gpt2", "bert"]),
+        Kind::Choice(&[
+            "mlp",
+            "cnn",
+            "lenet",
+            "vit",
+            "gpt2",
+            "bert",
+            "t5",
+            "transformer",
+        ]),
         "\"mlp\"",
         "the network",
     ),
@@ -390,10 +416,22 @@ pub const KEYS: &[Key] = &[
         "model.layers",
         Kind::Int(0, 1000),
         "2",
-        "hidden layers, or blocks of a Transformer",
+        "hidden layers, or blocks of a Transformer, of encoder and decoder each",
     )
-    .only("model.name", &["mlp", "vit", "gpt2", "bert"])
-    .otherwise("model.name", &[("vit", "6"), ("gpt2", "4"), ("bert", "4")]),
+    .only(
+        "model.name",
+        &["mlp", "vit", "gpt2", "bert", "t5", "transformer"],
+    )
+    .otherwise(
+        "model.name",
+        &[
+            ("vit", "6"),
+            ("gpt2", "4"),
+            ("bert", "4"),
+            ("t5", "3"),
+            ("transformer", "3"),
+        ],
+    ),
     key(
         "model.heads",
         Kind::Int(1, 1 << 10),
@@ -465,7 +503,16 @@ pub const KEYS: &[Key] = &[
     )
     .only(
         "model.name",
-        &["mlp", "cnn", "lenet", "vit", "gpt2", "bert"],
+        &[
+            "mlp",
+            "cnn",
+            "lenet",
+            "vit",
+            "gpt2",
+            "bert",
+            "t5",
+            "transformer",
+        ],
     ),
     // optimizer
     key(
@@ -503,6 +550,8 @@ pub const KEYS: &[Key] = &[
             ("vit", "\"matrices\""),
             ("gpt2", "\"matrices\""),
             ("bert", "\"matrices\""),
+            ("t5", "\"matrices\""),
+            ("transformer", "\"matrices\""),
         ],
     ),
     key("optimizer.momentum", UNIT, "0.0", "momentum").only("optimizer.name", &["sgd", "rmsprop"]),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use fornax_data::{Batches, Loader, Schema};
+use fornax_data::{Batch, Batches, Loader, Schema};
 use fornax_nn::metrics::{Average, ConfusionMatrix, auroc_one_vs_rest, predictions};
 use fornax_nn::{Layer, Module};
 use fornax_tensor::{Tensor, eval_all};
@@ -27,7 +27,7 @@ fn run_through<M: Module>(task: &dyn Task<M>, model: &M, batches: &dyn Batches) 
     for batch in batches.epoch(0, 0) {
         let batch = batch?;
         let Outcome { loss, metrics } = task.outcome(model, &batch);
-        add(&mut running, batch.len(), &loss, &metrics)?;
+        add(&mut running, &batch, &loss, &metrics)?;
     }
     Ok(running)
 }
@@ -54,7 +54,7 @@ pub fn evaluate_text<M: Module>(
 
 fn add(
     running: &mut Running,
-    samples: usize,
+    batch: &Batch,
     loss: &Tensor,
     metrics: &[(&'static str, Tensor)],
 ) -> Result<()> {
@@ -65,7 +65,7 @@ fn add(
         .iter()
         .map(|(name, metric)| (*name, metric.item()))
         .collect();
-    running.add(samples, loss.item(), &values);
+    running.add(batch.len(), batch.weight, loss.item(), &values);
     Ok(())
 }
 
@@ -132,7 +132,7 @@ pub fn evaluate<M: Layer>(model: &M, loader: &Loader) -> Result<Evaluation> {
         let batch = batch?;
         let output = model.forward(&batch.x);
         let Outcome { loss, metrics } = task.judge(&output, &batch.y);
-        add(&mut running, batch.len(), &loss, &metrics)?;
+        add(&mut running, &batch, &loss, &metrics)?;
         if let Some(confusion) = &mut confusion {
             let truth: Vec<usize> = batch
                 .y

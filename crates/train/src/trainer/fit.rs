@@ -44,9 +44,9 @@ pub(super) struct Fit<'t, 'a, M> {
     history: Vec<EpochRecord>,
     /// The weights of the best epoch so far.
     best: Option<Weights>,
-    /// Gradients of the batches since the last step, each times its number of examples.
+    /// Gradients of the batches since the last step, each times its weight.
     pending: Option<Grads>,
-    pending_samples: usize,
+    pending_weight: usize,
 }
 
 /// Finds everything that can be wrong with a configuration, before anything is written.
@@ -167,7 +167,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             history: Vec::new(),
             best: None,
             pending: None,
-            pending_samples: 0,
+            pending_weight: 0,
             config,
         };
         if let Some(folder) = folder {
@@ -317,7 +317,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
 
         self.state.batch += 1;
         self.state.batches += 1;
-        self.pending_samples += samples;
+        self.pending_weight += batch.weight;
         let completes = self.state.batch.is_multiple_of(self.config.accumulate)
             || self.state.batch == self.train.batches();
         // The metrics share the forward pass with the loss, so they are computed in the same plan,
@@ -327,8 +327,9 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
         match self.pending.take() {
             None if completes => self.step(grads, &wanted)?,
             pending => {
-                // Weighted by examples, so that a short last batch counts for what it is.
-                let weighted = grads.map(|_, grad| grad * samples as f64);
+                // So that a short last batch counts for what it is.
+                let weight = batch.weight as f64;
+                let weighted = grads.map(|_, grad| grad * weight);
                 let sum: Grads = match pending {
                     None => weighted,
                     Some(sum) => sum
@@ -338,7 +339,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
                         .collect(),
                 };
                 if completes {
-                    let all = self.pending_samples as f64;
+                    let all = self.pending_weight as f64;
                     self.step(sum.map(|_, sum| sum / all), &wanted)?;
                 } else {
                     wanted.extend(sum.iter().map(|(_, sum)| sum));
@@ -348,7 +349,7 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             }
         }
         if completes {
-            self.pending_samples = 0;
+            self.pending_weight = 0;
         }
         let loss = loss.item();
         if !loss.is_finite() {
@@ -358,7 +359,8 @@ impl<'t, 'a, M: Module> Fit<'t, 'a, M> {
             .iter()
             .map(|(name, metric)| (*name, metric.item()))
             .collect();
-        self.state.running.add(samples, loss, &metrics);
+        let running = &mut self.state.running;
+        running.add(samples, batch.weight, loss, &metrics);
 
         let running = self.state.running.mean();
         let event = StepEvent {

@@ -20,7 +20,7 @@ pub use config::TrainConfig;
 pub use evaluate::{ClassFigures, Evaluation, evaluate, evaluate_text, predict};
 pub(crate) use fingerprint::Part;
 pub(crate) use fit::loaders;
-pub use task::{Language, Outcome, Supervised, Task};
+pub use task::{Language, Outcome, Seq2Seq, Supervised, Task};
 
 use crate::callback::{Callback, EpochRecord};
 use crate::error::Result;

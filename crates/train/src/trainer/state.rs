@@ -34,10 +34,12 @@ pub(super) struct State {
     pub done: bool,
 }
 
-/// Sums of loss and metrics over examples.
+/// Sums of loss and metrics over batches.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Running {
     samples: f64,
+    /// What the sums are divided by: examples, or the tokens that count.
+    weight: f64,
     #[serde(with = "crate::number")]
     loss: f64,
     #[serde(with = "crate::number::named")]
@@ -45,10 +47,17 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Adds the means over `samples` examples.
-    pub fn add(&mut self, samples: usize, loss: f64, metrics: &[(&'static str, f64)]) {
-        let weight = samples as f64;
-        self.samples += weight;
+    /// Adds the means over a batch of `samples` examples, which counts `weight` times.
+    pub fn add(
+        &mut self,
+        samples: usize,
+        weight: usize,
+        loss: f64,
+        metrics: &[(&'static str, f64)],
+    ) {
+        let weight = weight as f64;
+        self.samples += samples as f64;
+        self.weight += weight;
         self.loss += weight * loss;
         if self.metrics.is_empty() {
             let zeros = metrics.iter().map(|(name, _)| ((*name).to_owned(), 0.0));
@@ -68,9 +77,9 @@ impl Running {
     pub fn mean(&self) -> Scores {
         let metrics = self.metrics.iter();
         Scores {
-            loss: self.loss / self.samples,
+            loss: self.loss / self.weight,
             metrics: metrics
-                .map(|(name, sum)| (name.clone(), sum / self.samples))
+                .map(|(name, sum)| (name.clone(), sum / self.weight))
                 .collect(),
         }
     }
@@ -81,10 +90,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_weigh_by_examples() {
+    fn means_weigh_by_what_counts() {
         let mut running = Running::default();
-        running.add(3, 1.0, &[("accuracy", 1.0)]);
-        running.add(1, 5.0, &[("accuracy", 0.0)]);
+        running.add(2, 3, 1.0, &[("accuracy", 1.0)]);
+        running.add(7, 1, 5.0, &[("accuracy", 0.0)]);
+        assert_eq!(running.samples(), 9.0);
         let mean = running.mean();
         assert_eq!(mean.loss, 2.0);
         assert_eq!(mean.get("accuracy"), Some(0.75));
@@ -99,7 +109,7 @@ mod tests {
             let odd = 1.0 / f64::from(index) + 1e-17 * f64::from(index);
             state
                 .running
-                .add(index as usize, odd, &[("accuracy", odd.sin())]);
+                .add(1, index as usize, odd, &[("accuracy", odd.sin())]);
             state.seconds = odd.exp();
             assert_eq!(state, again(&state));
         }
@@ -113,11 +123,11 @@ mod tests {
     fn numbers_that_are_not_finite_survive_too() {
         let mut state = State::default();
         let metrics = [("up", f64::INFINITY), ("down", f64::NEG_INFINITY)];
-        state.running.add(1, f64::MAX * 2.0, &metrics);
+        state.running.add(1, 1, f64::MAX * 2.0, &metrics);
         assert_eq!(state, again(&state));
         state
             .running
-            .add(1, 1.0, &[("up", f64::NAN), ("down", 0.0)]);
+            .add(1, 1, 1.0, &[("up", f64::NAN), ("down", 0.0)]);
         let read = again(&state).running.mean();
         assert_eq!(read.loss, f64::INFINITY);
         assert!(read.get("up").unwrap().is_nan());

@@ -2,14 +2,16 @@
 
 use fornax_data::text::IGNORE;
 use fornax_data::{Batch, Preprocess, Schema};
+use fornax_models::Seq2SeqLm;
 use fornax_nn::{CrossEntropyLoss, Layer, Loss, MSELoss, Module};
 use fornax_tensor::{DType, Tensor, is_recording};
 
 /// What a batch yields.
 pub struct Outcome {
-    /// The mean loss per example, a scalar.
+    /// The mean loss per example (or per token that counts), a scalar: what there are
+    /// [`weight`](Batch::weight) of in the batch.
     pub loss: Tensor,
-    /// Metrics by name, each a scalar, the mean per example.
+    /// Metrics by name, each a scalar, means as the loss.
     pub metrics: Vec<(&'static str, Tensor)>,
 }
 
@@ -56,8 +58,7 @@ impl Supervised {
     pub fn judge(&self, output: &Tensor, target: &Tensor) -> Outcome {
         match *self {
             Self::Classification { label_smoothing } => {
-                let smoothing = if is_recording() { label_smoothing } else { 0.0 };
-                let loss = CrossEntropyLoss::default().label_smoothing(smoothing);
+                let loss = cross_entropy(label_smoothing);
                 let right = output.detach().argmax(-1).eq(target);
                 Outcome {
                     loss: loss.forward(output, target),
@@ -97,18 +98,46 @@ pub struct Language {
 
 impl<M: Layer> Task<M> for Language {
     fn outcome(&self, model: &M, batch: &Batch) -> Outcome {
-        let smoothing = if is_recording() {
-            self.label_smoothing
-        } else {
-            0.0
-        };
-        let loss = CrossEntropyLoss::default().label_smoothing(smoothing);
-        let (logits, targets) = (model.forward(&batch.x).flatten(0, 1), batch.y.flatten(0, 1));
-        let counts = targets.ne_scalar(IGNORE as f64).to_dtype(DType::F64);
-        let right = logits.detach().argmax(-1).eq(&targets).to_dtype(DType::F64);
-        Outcome {
-            loss: loss.forward(&logits, &targets),
-            metrics: vec![("accuracy", right.sum(..) / counts.sum(..))],
-        }
+        of_tokens(&model.forward(&batch.x), &batch.y, self.label_smoothing)
+    }
+}
+
+/// A model that reads one text and writes another, such as its translation.
+///
+/// A batch has `x [batch, keys]`, what is read, and `y [batch, time]`, what is to be written, where
+/// [`IGNORE`](fornax_data::text::IGNORE) does not count. Loss and metric are those of [`Language`];
+/// the decoder sees what it should have written so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seq2Seq {
+    /// The token that fills up texts and that nobody sees.
+    pub padding: i64,
+    /// The share of the target that is spread over all tokens, in training only.
+    pub label_smoothing: f64,
+}
+
+impl<M: Seq2SeqLm> Task<M> for Seq2Seq {
+    fn outcome(&self, model: &M, batch: &Batch) -> Outcome {
+        let mask = batch.x.ne_scalar(self.padding as f64);
+        let before = model.shift_right(&batch.y, self.padding);
+        let logits = model.forward_logits(&batch.x, Some(&mask), &before);
+        of_tokens(&logits, &batch.y, self.label_smoothing)
+    }
+}
+
+/// Smoothed in training only.
+fn cross_entropy(label_smoothing: f64) -> CrossEntropyLoss {
+    let smoothing = if is_recording() { label_smoothing } else { 0.0 };
+    CrossEntropyLoss::default().label_smoothing(smoothing)
+}
+
+/// Loss and accuracy of the scores `[batch, time, vocab]` of tokens.
+fn of_tokens(logits: &Tensor, targets: &Tensor, label_smoothing: f64) -> Outcome {
+    let loss = cross_entropy(label_smoothing);
+    let (logits, targets) = (logits.flatten(0, 1), targets.flatten(0, 1));
+    let counts = targets.ne_scalar(IGNORE as f64).to_dtype(DType::F64);
+    let right = logits.detach().argmax(-1).eq(&targets).to_dtype(DType::F64);
+    Outcome {
+        loss: loss.forward(&logits, &targets),
+        metrics: vec![("accuracy", right.sum(..) / counts.sum(..))],
     }
 }

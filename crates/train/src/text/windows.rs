@@ -1,91 +1,73 @@
-//! From `[data]` of a recipe to text that a model of language learns from.
+//! One long text, learnt from window by window.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fornax_data::text::{Masking, Objective, Tokenizer, Tokens, Windows};
+use fornax_data::text::{Masking, Objective, Spans, Tokenizer, Tokens, Windows};
 use fornax_data::{Batches, locate};
 
+use super::{Marks, Text};
 use crate::error::{Error, Result, io};
+use crate::progress::thousands;
 use crate::recipe::{DataRecipe, Recipe};
-
-/// The text of a run, as batches.
-#[derive(Clone)]
-pub struct Text {
-    /// Between text and tokens.
-    pub tokenizer: Tokenizer,
-    /// Tokens to learn from.
-    pub train_tokens: usize,
-    /// Windows to learn from, drawn at random.
-    pub train: Windows,
-    /// The end of the text, window by window.
-    pub validation: Option<Windows>,
-}
 
 /// The token that a masked model finds in place of hidden ones.
 const MASK: &str = "[MASK]";
+/// Stretches that a T5 can find taken out of a window.
+const SENTINELS: usize = 100;
 
-impl Text {
-    /// Loads and cuts the text that `recipe` asks for; `folder` is where fetched data sets lie, see
-    /// [`fornax_data::locate`].
-    ///
-    /// # Errors
-    /// If the text is missing, damaged or too short, or the tokenizer cannot write it.
-    pub fn load(recipe: &Recipe, folder: Option<&Path>) -> Result<Self> {
-        let data = &recipe.data;
-        let masked = recipe.model.name == "bert";
-        let path = match data.name.as_str() {
-            "text" => PathBuf::from(data.path.as_deref().unwrap_or_default()),
-            name => locate(name, folder)?,
-        };
-        let (tokenizer, tokens) = tokens(data, &path, masked)?;
-        let objective = match masked {
-            true => Objective::Masked(masking(data, &tokenizer)?),
-            false => Objective::Next,
-        };
-        let (first, rest) = tokens.split(data.validation);
-        let context = data.context.unwrap_or(64);
-        let windows = |tokens: Tokens| -> Result<Windows> {
-            let windows = Windows::new(tokens, context, objective.clone())?;
-            Ok(windows.batch_size(recipe.batch_size))
-        };
-        let train_tokens = first.len();
-        let train = windows(first)?;
-        let steps = data.steps.unwrap_or_else(|| train.once());
-        Ok(Self {
-            tokenizer,
-            train_tokens,
-            train: train.random(recipe.seed, steps),
-            // The same words are hidden in every run, so that runs compare.
-            validation: match data.validation > 0.0 {
-                true => Some(windows(rest)?.seed(0)),
-                false => None,
-            },
-        })
-    }
-
-    /// What is known about the text, in a line.
-    pub fn describe(&self) -> String {
-        let context = self.train.context();
+pub(super) fn load(recipe: &Recipe, folder: Option<&Path>) -> Result<Text> {
+    let data = &recipe.data;
+    let path = match data.name.as_str() {
+        "text" => PathBuf::from(data.path.as_deref().unwrap_or_default()),
+        name => locate(name, folder)?,
+    };
+    let learns = &*recipe.model.name;
+    let (tokenizer, tokens) = tokens(data, &path, learns)?;
+    let objective = match learns {
+        "bert" => Objective::Masked(masking(data, &tokenizer)?),
+        "t5" => Objective::Spans(spans(data, &tokenizer)?),
+        _ => Objective::Next,
+    };
+    let (first, rest) = tokens.split(data.validation);
+    let context = data.context.unwrap_or(64);
+    let windows = |tokens: Tokens| -> Result<Windows> {
+        let windows = Windows::new(tokens, context, objective.clone())?;
+        Ok(windows.batch_size(recipe.batch_size))
+    };
+    let train_tokens = first.len();
+    let train = windows(first)?;
+    let steps = data.steps.unwrap_or_else(|| train.once());
+    let train = train.random(recipe.seed, steps);
+    // The same words are hidden in every run, so that runs compare.
+    let validation = match data.validation > 0.0 {
+        true => Some(windows(rest)?.seed(0)),
+        false => None,
+    };
+    let about = vec![
         format!(
-            "text in {} tokens of a vocabulary of {}, windows of {context}",
-            crate::progress::thousands(self.train_tokens as f64),
-            crate::progress::thousands(self.tokenizer.vocab_size() as f64),
-        )
-    }
-
-    pub(crate) fn parts(&self) -> (Arc<dyn Batches>, Option<Arc<dyn Batches>>) {
-        let validation = self.validation.clone();
-        (
-            Arc::new(self.train.clone()),
-            validation.map(|windows| Arc::new(windows) as Arc<dyn Batches>),
-        )
-    }
+            "data: {} windows an epoch for training, {} for validation",
+            thousands(train.samples() as f64),
+            thousands(validation.as_ref().map_or(0, Batches::samples) as f64),
+        ),
+        format!(
+            "read as: text in {} tokens of a vocabulary of {}, windows of {context}",
+            thousands(train_tokens as f64),
+            thousands(tokenizer.vocab_size() as f64),
+        ),
+    ];
+    Ok(Text {
+        tokenizer,
+        train: Arc::new(train),
+        validation: validation.map(|windows| Arc::new(windows) as _),
+        test: None,
+        about,
+    })
 }
 
 /// The tokenizer of a recipe, and the text in its tokens.
-fn tokens(data: &DataRecipe, path: &Path, masked: bool) -> Result<(Tokenizer, Tokens)> {
+fn tokens(data: &DataRecipe, path: &Path, learns: &str) -> Result<(Tokenizer, Tokens)> {
     let choice = data.tokenizer.as_deref().unwrap_or("characters");
     if path.extension().is_some_and(|e| e == "bin") {
         if matches!(choice, "characters" | "bpe") {
@@ -108,7 +90,7 @@ fn tokens(data: &DataRecipe, path: &Path, masked: bool) -> Result<(Tokenizer, To
     }
     let text = read(path)?;
     let tokenizer = match choice {
-        "characters" if masked => {
+        "characters" if learns != "gpt2" => {
             return Err(Error::Recipe(
                 "a network that guesses hidden words needs words: set data.tokenizer = \"bpe\""
                     .into(),
@@ -118,9 +100,20 @@ fn tokens(data: &DataRecipe, path: &Path, masked: bool) -> Result<(Tokenizer, To
         "bpe" => {
             // From the part that is learnt from.
             let end = ((1.0 - data.validation) * text.len() as f64) as usize;
-            let special: &[&str] = if masked { &[MASK] } else { &[] };
             let known = &text[..text.floor_char_boundary(end)];
-            Tokenizer::train_bpe(&[known], data.vocabulary.unwrap_or(1024), special)?
+            let special: Vec<String> = match learns {
+                "bert" => vec![MASK.into()],
+                "t5" => {
+                    let marks = Marks::NAMES.map(str::to_owned);
+                    marks
+                        .into_iter()
+                        .chain((0..SENTINELS).map(sentinel))
+                        .collect()
+                }
+                _ => Vec::new(),
+            };
+            let special: Vec<&str> = special.iter().map(String::as_str).collect();
+            Tokenizer::train_bpe(&[known], data.vocabulary.unwrap_or(1024), &special)?
         }
         path => Tokenizer::open(path)?,
     };
@@ -141,6 +134,21 @@ fn masking(data: &DataRecipe, tokenizer: &Tokenizer) -> Result<Masking> {
         share: data.masked.unwrap_or(0.15),
         begins: tokenizer.word_beginnings().into(),
         others: 0..tokenizer.vocab_size() as u32,
+    })
+}
+
+/// What T5's tokenizers call the token that stands for a stretch.
+fn sentinel(number: usize) -> String {
+    format!("<extra_id_{number}>")
+}
+
+fn spans(data: &DataRecipe, tokenizer: &Tokenizer) -> Result<Spans> {
+    let sentinels = (0..).map_while(|number| tokenizer.id(&sentinel(number)));
+    Ok(Spans {
+        share: data.masked.unwrap_or(0.15),
+        mean: 3.0,
+        sentinels: sentinels.collect(),
+        end: Marks::of(tokenizer)?.end,
     })
 }
 
