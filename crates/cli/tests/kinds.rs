@@ -296,3 +296,110 @@ fn a_text_of_ones_own_is_learnt_and_gone_on_with() {
         );
     }
 }
+
+/// Numbers in words, to be written in figures the other way round: what is read last is written
+/// first.
+fn numbers(path: &Path) {
+    let names = ["zero", "one", "two", "three", "four"];
+    let mut lines = String::new();
+    for i in 0..1_000usize {
+        let length = 1 + i % 4;
+        let digits: Vec<usize> = (0..length)
+            .map(|k| (i * 7 + i / 5 * k + k * k) % 5)
+            .collect();
+        let read: Vec<&str> = digits.iter().map(|&d| names[d]).collect();
+        let write: Vec<String> = digits.iter().rev().map(usize::to_string).collect();
+        lines += &format!("{}\t{}\n", read.join(" "), write.join(" "));
+    }
+    fs::write(path, lines).unwrap();
+}
+
+#[test]
+fn pairs_of_texts_are_learnt_and_translated() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    numbers(&folder.join("numbers.tsv"));
+    let set = "data.name=pairs data.path=numbers.tsv data.vocabulary=300 data.context=16 \
+               epochs=12 batch_size=16 model.layers=1 model.heads=2 model.width=32 \
+               model.dropout=0 optimizer.learning_rate=0.01 regularization.label_smoothing=0";
+    for (model, recipe) in [
+        ("transformer", "translate-en-es-transformer"),
+        ("t5", "translate-es-en-t5"),
+    ] {
+        let mut args = vec!["train", recipe, "--out", model];
+        args.extend(set.split_whitespace().flat_map(|set| ["--set", set]));
+        let report = json(folder, &args);
+        assert!(report["test_accuracy"].as_f64().unwrap() > 0.95, "{report}");
+        let figures = json(folder, &["eval", model]);
+        assert_eq!(figures["test_bleu"], report["test_bleu"]);
+        let read = ["generate", model, "--temperature", "0", "--prompt"];
+        let prompt = "one two three";
+        let told = json(folder, &[&read[..], &[prompt]].concat());
+        assert_eq!(told["text"], "3 2 1", "{told}");
+        // What is read is not shown before what is written.
+        let shown = fornax(folder, &[&read[..], &[prompt]].concat());
+        assert_eq!(shown, "3 2 1\n");
+        let several = fornax(folder, &[&read[..], &[prompt, "--prompt", "four"]].concat());
+        assert_eq!(several, "3 2 1\n\n4\n\n");
+        let beams = json(
+            folder,
+            &["generate", model, "--beams", "3", "--prompt", prompt],
+        );
+        assert_eq!(beams["text"], "3 2 1");
+        assert!(fornax(folder, &["inspect", model]).contains(model));
+    }
+    let long = "one ".repeat(100);
+    for (args, part) in [
+        (
+            vec!["generate", "transformer", "--prompt", &long],
+            "at most 64",
+        ),
+        (vec!["predict", "t5", "one"], "fornax generate"),
+        (
+            vec!["train", "translate-es-en-t5", "--set", "model.name=gpt2"],
+            "transformer or t5",
+        ),
+        (
+            vec!["train", "translate-es-en-t5", "--set", "data.languages=en"],
+            "en-es",
+        ),
+        (
+            vec![
+                "train",
+                "translate-es-en-t5",
+                "--set",
+                "data.tokenizer=characters",
+                "--set",
+                "data.name=pairs",
+                "--set",
+                "data.path=numbers.tsv",
+            ],
+            "data.tokenizer",
+        ),
+    ] {
+        let output = start(folder, &args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(part),
+            "{args:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_taken_out_of_a_text_is_filled_in() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(folder.join("abc.txt"), "a b c d e f g h\n".repeat(400)).unwrap();
+    let set = "data.name=text data.path=abc.txt data.vocabulary=400 data.context=24 data.steps=60 \
+               epochs=4 batch_size=8 model.layers=1 model.heads=2 model.width=32 \
+               optimizer.learning_rate=0.01";
+    let mut args = vec!["train", "shakespeare-t5", "--out", "run"];
+    args.extend(set.split_whitespace().flat_map(|set| ["--set", set]));
+    json(folder, &args);
+    let figures = json(folder, &["eval", "run"]);
+    assert!(
+        figures["validation_accuracy"].as_f64().unwrap() > 0.9,
+        "{figures}"
+    );
+}

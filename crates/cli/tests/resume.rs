@@ -39,6 +39,7 @@ const CONVOLUTIONAL: &[&str] = &[
 fn language(text: &Path, model: &str) -> Vec<String> {
     let set = match model {
         "bert" => "data.tokenizer=bpe data.vocabulary=300 data.masked=0.2",
+        "t5" => "data.tokenizer=bpe data.vocabulary=400 accumulate=2",
         _ => "data.tokenizer=characters accumulate=2",
     };
     let all = "data.name=text data.context=16 data.steps=30 epochs=4 batch_size=8 model.layers=2 \
@@ -128,11 +129,31 @@ fn so_does_a_language_model() {
     let temporary = tempfile::tempdir().unwrap();
     let text = temporary.path().join("text.txt");
     write_text(&text);
-    for model in ["gpt2", "bert"] {
+    for model in ["gpt2", "bert", "t5"] {
         let recipe = language(&text, model);
         let recipe: Vec<&str> = recipe.iter().map(String::as_str).collect();
         kill_and_resume(&recipe, 2);
     }
+}
+
+#[test]
+fn so_does_one_of_texts_in_pairs() {
+    let temporary = tempfile::tempdir().unwrap();
+    let text = temporary.path().join("text.txt");
+    write_text(&text);
+    let lines = std::fs::read_to_string(&text).unwrap();
+    let pairs = temporary.path().join("pairs.tsv");
+    let line = |line: &str| format!("{line}\t{}\n", line.to_uppercase());
+    std::fs::write(&pairs, lines.lines().map(line).collect::<String>()).unwrap();
+    let path = format!("data.path={}", pairs.display());
+    let mut recipe = vec!["translate-en-es-transformer", "data.name=pairs", &path];
+    recipe.extend(
+        "data.vocabulary=300 data.context=48 data.validation=0.1 epochs=3 batch_size=16 \
+         accumulate=2 model.layers=1 model.heads=2 model.width=32 model.dropout=0.2 \
+         checkpoint.every_steps=3"
+            .split_whitespace(),
+    );
+    kill_and_resume(&recipe, 2);
 }
 
 fn kill_and_resume(recipe: &[&str], rounds: u32) {
