@@ -302,14 +302,13 @@ fn a_text_of_ones_own_is_learnt_and_gone_on_with() {
 fn numbers(path: &Path) {
     let names = ["zero", "one", "two", "three", "four"];
     let mut lines = String::new();
-    for i in 0..1_000usize {
-        let length = 1 + i % 4;
-        let digits: Vec<usize> = (0..length)
-            .map(|k| (i * 7 + i / 5 * k + k * k) % 5)
-            .collect();
-        let read: Vec<&str> = digits.iter().map(|&d| names[d]).collect();
-        let write: Vec<String> = digits.iter().rev().map(usize::to_string).collect();
-        lines += &format!("{}\t{}\n", read.join(" "), write.join(" "));
+    for length in 1..=4 {
+        for i in 0..5usize.pow(length) {
+            let digits: Vec<usize> = (0..length).map(|k| i / 5usize.pow(k) % 5).collect();
+            let read: Vec<&str> = digits.iter().map(|&d| names[d]).collect();
+            let write: Vec<String> = digits.iter().rev().map(usize::to_string).collect();
+            lines += &format!("{}\t{}\n", read.join(" "), write.join(" "));
+        }
     }
     fs::write(path, lines).unwrap();
 }
@@ -390,9 +389,14 @@ fn pairs_of_texts_are_learnt_and_translated() {
 fn what_is_taken_out_of_a_text_is_filled_in() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    fs::write(folder.join("abc.txt"), "a b c d e f g h\n".repeat(400)).unwrap();
-    let set = "data.name=text data.path=abc.txt data.vocabulary=400 data.context=24 data.steps=60 \
-               epochs=4 batch_size=8 model.layers=1 model.heads=2 model.width=32 \
+    let count: Vec<String> = (10..40).map(|i| i.to_string()).collect();
+    fs::write(
+        folder.join("count.txt"),
+        (count.join(" ") + "\n").repeat(60),
+    )
+    .unwrap();
+    let set = "data.name=text data.path=count.txt data.vocabulary=400 data.context=24 \
+               data.steps=100 epochs=4 batch_size=16 model.layers=1 model.heads=2 model.width=32 \
                optimizer.learning_rate=0.01";
     let mut args = vec!["train", "shakespeare-t5", "--out", "run"];
     args.extend(set.split_whitespace().flat_map(|set| ["--set", set]));

@@ -1,4 +1,4 @@
-//! Products of `f32` and `f64`: our kernels where there is AVX-512, the `gemm` crate elsewhere.
+//! Products of `f32` and `f64`: our kernels where there is AVX-512, the `gemm` crates elsewhere.
 
 use super::{After, Matrix, Problem, Scalar};
 #[cfg(target_arch = "x86_64")]
@@ -7,6 +7,7 @@ use crate::Precision;
 use crate::cpu::pool;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
+use gemm_common::Parallelism;
 use std::ops::Range;
 
 /// Batches of products with fewer multiply-adds than this are shared out whole.
@@ -19,7 +20,7 @@ fn avx512() -> bool {
 }
 
 macro_rules! floats {
-    ($($t:ty)*) => {$(
+    ($($t:ty: $gemm:path),*) => {$(
         impl Scalar for $t {
             unsafe fn product(p: &Problem<Self>, after: After<'_>) {
                 let (batches, size, work) = (p.batches(), p.m * p.n, p.m * p.n * p.k);
@@ -67,11 +68,12 @@ macro_rules! floats {
                     // SAFETY: passed on from the caller.
                     return unsafe { engine::block(m, n, k, a, b, c, c_row, accumulate) };
                 }
+                // The crate likes outputs by columns, so it is given everything transposed.
                 // SAFETY: as above.
                 unsafe {
-                    gemm::gemm(
-                        m, n, k, c, 1, c_row, accumulate, a.ptr, a.col, a.row, b.ptr, b.col, b.row,
-                        1.0, 1.0, false, false, false, gemm::Parallelism::None,
+                    $gemm()(
+                        n, m, k, c, c_row, 1, accumulate, b.ptr, b.row, b.col, a.ptr, a.row, a.col,
+                        1.0, 1.0, false, false, false, Parallelism::None,
                     );
                 }
             }
@@ -96,8 +98,9 @@ macro_rules! floats {
                     // SAFETY: passed on from the caller.
                     return unsafe { engine::parallel(m, n, k, a, b, out, base, after) };
                 }
-                // Blocks of rows, by shape alone.
-                let rows = (1_000_000 / (n * k)).clamp(16, 256).min(m);
+                // Blocks of rows, by shape alone: each packs the second operand anew, but there
+                // must be some for every thread.
+                let rows = (1_000_000 / (n * k)).clamp((m / 4).clamp(16, 128), 256).min(m);
                 let out = Out(out);
                 pool::run_chunks(m, rows, |r| {
                     let (a, b, out) = (&a, &b, &out);
@@ -431,4 +434,4 @@ pub(in crate::cpu) trait Block: Base + Tiled {
         after: After<'_>,
     );
 }
-floats! { f32 f64 }
+floats! { f32: gemm_f32::gemm::f32::get_gemm_fn, f64: gemm_f64::gemm::f64::get_gemm_fn }
