@@ -94,6 +94,13 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
                     "Transformer that predicts the next token of a text: layers, heads, width"
                 }
                 "bert" => "Transformer that guesses hidden words of a text: layers, heads, width",
+                "t5" => {
+                    "Transformer that writes a text about another, or what is taken out of one: \
+                     layers, heads, width"
+                }
+                "transformer" => {
+                    "encoder and decoder of 2017, for texts in pairs: layers, heads, width"
+                }
                 _ => "",
             };
             let names = choices("model.name").into_iter();
@@ -118,6 +125,14 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
                 }
                 "shakespeare" => {
                     "Shakespeare's works, 5 MB of text; scripts/fetch-data shakespeare".to_owned()
+                }
+                "pairs" => {
+                    "a file of yours, on each line a text to read, a tab and a text to write: \
+                     --set data.path=FILE"
+                        .to_owned()
+                }
+                "verses" => {
+                    "31,084 verses in English and Spanish; scripts/fetch-data verses".to_owned()
                 }
                 "images" => "a folder of yours, class/image.png: --set data.path=DIR".to_owned(),
                 name => {
@@ -158,4 +173,18 @@ fn entries(what: What) -> Result<Entries, Box<dyn std::error::Error>> {
             ("key", rows.collect())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_listed_is_described() {
+        for what in [What::Models, What::Datasets, What::Recipes] {
+            for (name, about) in entries(what).unwrap().1 {
+                assert!(!about.is_empty(), "{name}");
+            }
+        }
+    }
 }
