@@ -98,22 +98,32 @@ macro_rules! floats {
                     // SAFETY: passed on from the caller.
                     return unsafe { engine::parallel(m, n, k, a, b, out, base, after) };
                 }
-                // Blocks of rows, by shape alone: each packs the second operand anew, but there
-                // must be some for every thread.
-                let rows = (1_000_000 / (n * k)).clamp((m / 4).clamp(16, 128), 256).min(m);
+                // Blocks of the longer side, by shape alone. Each packs its part of one operand and
+                // all of the other, so that they should be few; but there must be some for every
+                // thread.
+                let (long, short) = (m.max(n), m.min(n));
+                let each = (1_000_000 / (short * k)).clamp((long / 8).clamp(16, 256), 256);
                 let out = Out(out);
-                pool::run_chunks(m, rows, |r| {
+                pool::run_chunks(long, each.min(long), |r| {
                     let (a, b, out) = (&a, &b, &out);
-                    let shifted = Matrix {
-                        ptr: a.ptr.wrapping_offset(r.start as isize * a.row),
-                        ..*a
-                    };
-                    // SAFETY: the rows of the output are this task's own.
+                    let (first, count) = (r.start as isize, r.len());
+                    // SAFETY: each element of the output is written by one task.
                     unsafe {
-                        let c = out.0.add(r.start * n);
-                        Self::block(r.len(), n, k, shifted, *b, c, n as isize, false);
+                        if m >= n {
+                            let a = Matrix { ptr: a.ptr.wrapping_offset(first * a.row), ..*a };
+                            let c = out.0.add(r.start * n);
+                            Self::block(count, n, k, a, *b, c, n as isize, false);
+                        } else {
+                            let b = Matrix { ptr: b.ptr.wrapping_offset(first * b.col), ..*b };
+                            let c = out.0.add(r.start);
+                            Self::block(m, count, k, *a, b, c, n as isize, false);
+                        }
                     }
-                    after(base + r.start * n..base + r.end * n);
+                    match m >= n {
+                        true => after(base + r.start * n..base + r.end * n),
+                        false => (0..m)
+                            .for_each(|i| after(base + i * n + r.start..base + i * n + r.end)),
+                    }
                 });
             }
         }
