@@ -595,7 +595,7 @@ mod tests {
         let (y2, (h2, c2)) = layer.run(&x.narrow(0, 4, 3), Some((&h1, &c1)), None);
         // Products of other sizes may round otherwise, so the last bits may differ.
         for (part, whole) in [(Tensor::cat(&[y1, y2], 0), y), (h2, h), (c2, c)] {
-            let apart: f32 = (part - whole).abs().max(..).item();
+            let apart = (part - whole).abs().max(..).item();
             assert!(apart < 1e-6, "{apart}");
         }
     }
