@@ -102,10 +102,11 @@ fn best(runs: usize, mut f: impl FnMut()) -> f64 {
 /// what the compiler makes of a plain loop, a lower bound.
 fn spin(x: f32, rounds: usize) -> f32 {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the level says that the processor has these instructions.
     match simd::level() {
+        // SAFETY: the level says that the processor has these instructions.
         Level::Avx512 => return unsafe { spin_avx512(x, rounds) },
         // Half as wide, so twice as often.
+        // SAFETY: as above.
         Level::Avx2 => return unsafe { spin_avx2(x, 2 * rounds) },
         _ => {}
     }
