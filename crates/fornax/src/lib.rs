@@ -40,10 +40,10 @@ pub mod prelude {
         SharedDataset, builtin, table,
     };
     pub use fornax_nn::{
-        Adam, AdamW, BatchNorm1d, BatchNorm2d, Conv1d, Conv2d, CrossEntropyLoss, Dropout,
-        Embedding, Flatten, GELU, GRU, LSTM, Layer, LayerNorm, Linear, Loss, MSELoss, MaxPool2d,
-        Module, Optimizer, Param, RMSprop, RNN, ReLU, SGD, Schedule, Sequential, SiLU, Sigmoid,
-        Tanh, summary,
+        Adafactor, Adagrad, Adam, AdamW, BatchNorm1d, BatchNorm2d, Conv1d, Conv2d,
+        CrossEntropyLoss, Dropout, Embedding, Flatten, GELU, GRU, LSTM, Layer, LayerNorm, Linear,
+        Loss, MSELoss, MaxPool2d, Module, Optimizer, Param, RMSprop, RNN, ReLU, SGD, Schedule,
+        Sequential, SiLU, Sigmoid, Tanh, summary,
     };
     pub use fornax_tensor::{DType, Tensor, grad, jvp, manual_seed, value_and_grad};
     pub use fornax_train::{

@@ -68,7 +68,7 @@ pub use loss::{
     NLLLoss, Reduction, SmoothL1Loss,
 };
 pub use module::{Buffer, Entry, EntryMut, Kind, Module, Param, Path};
-pub use optim::{Adagrad, Adam, AdamW, Group, Optimizer, OptimizerState, RMSprop, SGD};
+pub use optim::{Adafactor, Adagrad, Adam, AdamW, Group, Optimizer, OptimizerState, RMSprop, SGD};
 pub use penalty::{l1_penalty, l2_penalty};
 pub use schedule::Schedule;
 pub use sequential::Sequential;

@@ -127,6 +127,19 @@ fn build(kind: &str, a: Attrs, groups: &Value) -> Box<dyn Optimizer> {
                 .eps(a.float_or("eps", 1e-10))
                 .weight_decay(decay(0.0)),
         ),
+        "Adafactor" => {
+            let (eps1, eps2) = match a.0["eps"].as_array() {
+                Some(eps) => (eps[0].as_f64(), eps[1].as_f64().unwrap()),
+                None => (None, 1e-3),
+            };
+            Box::new(
+                Adafactor::new(lr)
+                    .beta2_decay(a.float_or("beta2_decay", -0.8))
+                    .eps(eps1, eps2)
+                    .d(a.float_or("d", 1.0))
+                    .weight_decay(decay(0.0)),
+            )
+        }
         "RMSprop" => Box::new(
             RMSprop::new(lr)
                 .alpha(a.float_or("alpha", 0.99))

@@ -1,5 +1,6 @@
 //! Adagrad.
 
+use super::base::Slot;
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
@@ -23,7 +24,7 @@ impl Adagrad {
     /// With PyTorch's defaults for everything else (whose learning rate is 0.01).
     pub fn new(lr: f64) -> Self {
         Adagrad {
-            base: Base::new(lr, 0.0, [&["sum"], &[]]),
+            base: Base::new(lr, 0.0, |shape| vec![Slot::always("sum", shape)]),
             lr_decay: 0.0,
             initial: 0.0,
             eps: 1e-10,

@@ -1,5 +1,6 @@
 //! Adam and AdamW.
 
+use super::base::Slot;
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
@@ -80,11 +81,13 @@ macro_rules! adam {
             /// With PyTorch's defaults for everything else.
             pub fn new(lr: f64) -> Self {
                 $name {
-                    base: Base::new(
-                        lr,
-                        $weight_decay,
-                        [&["exp_avg", "exp_avg_sq"], &["max_exp_avg_sq"]],
-                    ),
+                    base: Base::new(lr, $weight_decay, |shape| {
+                        vec![
+                            Slot::always("exp_avg", shape),
+                            Slot::always("exp_avg_sq", shape),
+                            Slot::sometimes("max_exp_avg_sq", shape),
+                        ]
+                    }),
                     options: Options::new($decoupled),
                 }
             }

@@ -13,12 +13,37 @@ pub struct Base {
     pub(super) weight_decay: f64,
     pub(super) groups: Vec<Group>,
     pub(super) steps: u64,
-    /// The names of the state tensors that this optimizer always keeps, and then of those that it
-    /// keeps with some options.
-    slots: [&'static [&'static str]; 2],
+    /// The state tensors of a parameter of a shape.
+    slots: fn(&[usize]) -> Vec<Slot>,
     params: HashMap<String, State>,
     /// The parameters' order, for a state that is always written the same.
     order: Vec<String>,
+}
+
+/// A state tensor that an optimizer keeps of each parameter.
+pub struct Slot {
+    name: &'static str,
+    shape: Vec<usize>,
+    /// Whether it is kept with every option.
+    always: bool,
+}
+
+impl Slot {
+    pub(super) fn always(name: &'static str, shape: &[usize]) -> Slot {
+        Slot {
+            name,
+            shape: shape.to_vec(),
+            always: true,
+        }
+    }
+
+    /// One that is kept with some options.
+    pub(super) fn sometimes(name: &'static str, shape: &[usize]) -> Slot {
+        Slot {
+            always: false,
+            ..Slot::always(name, shape)
+        }
+    }
 }
 
 /// What is remembered about one parameter.
@@ -82,7 +107,7 @@ pub(super) struct Hyper {
 }
 
 impl Base {
-    pub fn new(lr: f64, weight_decay: f64, slots: [&'static [&'static str]; 2]) -> Self {
+    pub fn new(lr: f64, weight_decay: f64, slots: fn(&[usize]) -> Vec<Slot>) -> Self {
         Base {
             lr,
             weight_decay,
@@ -175,11 +200,9 @@ impl Base {
         for path in &self.order {
             let state = &self.params[path];
             scalars.insert(join(path, "step"), state.step as f64);
-            for slot in self.slots.into_iter().flatten() {
-                if let Some((_, t)) = state.slots.0.iter().find(|(n, _)| n == slot) {
-                    tensors.push((join(path, slot), t.clone()));
-                }
-            }
+            let mut slots: Vec<_> = state.slots.0.iter().collect();
+            slots.sort_unstable_by_key(|(name, _)| *name);
+            tensors.extend(slots.iter().map(|(name, t)| (join(path, name), t.clone())));
         }
         OptimizerState { tensors, scalars }
     }
@@ -207,22 +230,23 @@ impl Base {
                 continue;
             };
             let mut slots = Slots::default();
-            for slot in self.slots.into_iter().flatten() {
-                let name = join(&path, slot);
+            for slot in (self.slots)(p.shape()) {
+                let name = join(&path, slot.name);
                 let Some(t) = tensors.remove(&name) else {
-                    if step > 0 && self.slots[0].contains(slot) {
+                    if step > 0 && slot.always {
                         problems.push(format!("`{name}` is missing"));
                     }
                     continue;
                 };
-                if t.shape() != p.shape() {
+                if t.shape() != slot.shape {
                     problems.push(format!(
-                        "`{name}` has shape {:?}, the parameter {:?}",
+                        "`{name}` has shape {:?}, not {:?} as it has to be for a parameter of {:?}",
                         t.shape(),
+                        slot.shape,
                         p.shape()
                     ));
                 }
-                slots.put(slot, t.to_dtype(p.dtype()));
+                slots.put(slot.name, t.to_dtype(p.dtype()));
             }
             params.insert(path.clone(), State { step, slots });
             order.push(path);

@@ -5,6 +5,7 @@
 //! parameter's update is one fused pass over memory that writes in place. What changes from step
 //! to step (learning rate, bias corrections) enters as plain numbers, so the plan is reused.
 
+mod adafactor;
 mod adagrad;
 mod adam;
 mod base;
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 use fornax_tensor::{Grads, Tensor};
 use std::collections::BTreeMap;
 
+pub use adafactor::Adafactor;
 pub use adagrad::Adagrad;
 pub use adam::{Adam, AdamW};
 pub use group::Group;

@@ -1,5 +1,6 @@
 //! RMSprop.
 
+use super::base::Slot;
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
@@ -25,7 +26,13 @@ impl RMSprop {
     /// With PyTorch's defaults for everything else (whose learning rate is 0.01).
     pub fn new(lr: f64) -> Self {
         RMSprop {
-            base: Base::new(lr, 0.0, [&["square_avg"], &["grad_avg", "momentum_buffer"]]),
+            base: Base::new(lr, 0.0, |shape| {
+                vec![
+                    Slot::always("square_avg", shape),
+                    Slot::sometimes("grad_avg", shape),
+                    Slot::sometimes("momentum_buffer", shape),
+                ]
+            }),
             alpha: 0.99,
             eps: 1e-8,
             momentum: 0.0,

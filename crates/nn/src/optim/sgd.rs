@@ -1,5 +1,6 @@
 //! Stochastic gradient descent.
 
+use super::base::Slot;
 use super::{Base, Group, Optimizer, common_options, with_base};
 use crate::Result;
 use crate::module::Module;
@@ -24,7 +25,9 @@ impl SGD {
     /// Plain gradient descent; all options 0 or off.
     pub fn new(lr: f64) -> Self {
         SGD {
-            base: Base::new(lr, 0.0, [&[], &["momentum_buffer"]]),
+            base: Base::new(lr, 0.0, |shape| {
+                vec![Slot::sometimes("momentum_buffer", shape)]
+            }),
             momentum: 0.0,
             dampening: 0.0,
             nesterov: false,

@@ -1,6 +1,6 @@
 //! From the numbers of a recipe to optimizers and schedules.
 
-use fornax_nn::{Adagrad, Adam, AdamW, Group, Optimizer, RMSprop, SGD, Schedule};
+use fornax_nn::{Adafactor, Adagrad, Adam, AdamW, Group, Optimizer, RMSprop, SGD, Schedule};
 
 use super::{OptimizerRecipe, Recipe, ScheduleRecipe};
 
@@ -70,6 +70,7 @@ impl OptimizerRecipe {
             "adam" => Box::new(with!(Adam: eps).betas(beta1, beta2)),
             "adamw" => Box::new(with!(AdamW: eps).betas(beta1, beta2)),
             "adagrad" => Box::new(with!(Adagrad: eps)),
+            "adafactor" => Box::new(with!(Adafactor:)),
             "rmsprop" => Box::new(with!(RMSprop: alpha, eps, momentum)),
             other => panic!("no optimizer is called {other:?}"),
         }
@@ -168,11 +169,12 @@ mod tests {
     #[test]
     fn what_a_recipe_leaves_out_is_as_in_pytorch() {
         // PyTorch's default learning rate, and the optimizer with nothing else set.
-        let all: [(&str, f64, Box<dyn Optimizer>); 5] = [
+        let all: [(&str, f64, Box<dyn Optimizer>); 6] = [
             ("sgd", 1e-3, Box::new(SGD::new(1e-3))),
             ("adam", 1e-3, Box::new(Adam::new(1e-3))),
             ("adamw", 1e-3, Box::new(AdamW::new(1e-3))),
             ("adagrad", 1e-2, Box::new(Adagrad::new(1e-2))),
+            ("adafactor", 1e-2, Box::new(Adafactor::new(1e-2))),
             ("rmsprop", 1e-2, Box::new(RMSprop::new(1e-2))),
         ];
         assert_eq!(all.len(), choices("optimizer.name").len());

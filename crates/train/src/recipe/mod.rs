@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(
             error("[optimizer]\nname = \"adamm\"", &[]),
             "r.toml, line 2: `optimizer.name` is \"adamm\", expected one of \"sgd\", \"adam\", \
-             \"adamw\", \"adagrad\", \"rmsprop\"; did you mean \"adam\"?"
+             \"adamw\", \"adagrad\", \"adafactor\", \"rmsprop\"; did you mean \"adam\"?"
         );
         assert!(error("", &["epochs=0"]).starts_with("--set epochs is 0, expected"));
         assert!(error("", &["optimizer.learning_rate=nan"]).contains("expected a number"));

@@ -143,7 +143,7 @@ const EXAMPLES: &[&str] = &[
 ];
 /// The networks that are Transformers.
 const TRANSFORMERS: &[&str] = &["vit", "gpt2", "bert", "t5", "transformer"];
-const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw", "adagrad", "rmsprop"];
+const OPTIMIZERS: &[&str] = &["sgd", "adam", "adamw", "adagrad", "adafactor", "rmsprop"];
 const SCHEDULES: &[&str] = &[
     "constant",
     "step",
@@ -525,17 +525,21 @@ pub const KEYS: &[Key] = &[
         "optimizer.learning_rate",
         POSITIVE,
         "1e-3",
-        "learning rate; a schedule scales it",
+        "learning rate; a schedule scales it; relative to the parameters' size in adafactor",
     )
     .otherwise(
         "optimizer.name",
-        &[("adagrad", "1e-2"), ("rmsprop", "1e-2")],
+        &[
+            ("adagrad", "1e-2"),
+            ("adafactor", "1e-2"),
+            ("rmsprop", "1e-2"),
+        ],
     ),
     key(
         "optimizer.weight_decay",
         POSITIVE,
         "0.0",
-        "weight decay, decoupled in adamw",
+        "weight decay, decoupled in adamw and adafactor",
     )
     .otherwise("optimizer.name", &[("adamw", "0.01")]),
     key(
