@@ -1,8 +1,6 @@
 //! What architectures have in common.
 
-use fornax_nn::{
-    Embedding, Layer, Linear, Module, Param, attention, init, join_heads, split_heads,
-};
+use fornax_nn::{Embedding, Layer, Linear, Module, Param, init, join_heads, split_heads};
 use fornax_tensor::{Attention, Tensor, checkpoint};
 
 /// A linear layer with normal weights and, if it has one, a bias of zero.
@@ -55,9 +53,10 @@ impl SelfAttention {
             .map(|part| split_heads(&part.forward(x), self.heads));
         let options = Attention {
             mask,
+            dropout: self.dropout,
             ..Attention::default()
         };
-        join_heads(&attention(&q, &k, &v, options, self.dropout))
+        join_heads(&Tensor::attention(&q, &k, &v, options))
     }
 }
 

@@ -8,7 +8,7 @@
 pub(crate) mod attention;
 pub(crate) mod rnn;
 
-pub use attention::Attend;
+pub use attention::{Attend, Dropped};
 pub use rnn::{Cell, Recur};
 
 use crate::dtype::DType;
@@ -16,6 +16,7 @@ use crate::grad::vjp_of;
 use crate::precision::Precision;
 use crate::prim::Prim;
 use crate::shape::Shape;
+use crate::tape::Key;
 use crate::tensor::Tensor;
 
 /// A fused op and its options. All work on `f32` and `f64`; half precision is widened around them.
@@ -78,8 +79,13 @@ pub enum Fast {
     /// output `[b, t, h, e]`, then the logarithm of each row's sum of exponentials `[b, h, t]`.
     Attention(Attend),
     /// `[q, k, v, mask if any, flat, dflat] -> dq [b, t, h, d], dk [b, s, g, d], dv [b, s, g, e]`,
-    /// flat.
-    AttentionGrad(Attend),
+    /// and the mask's `[b, t, h, s]` if asked for, flat.
+    AttentionGrad {
+        /// The attention.
+        of: Attend,
+        /// Whether the mask's gradient is asked for.
+        mask: bool,
+    },
     /// `[x [t, b, gates h], weight [gates h, h], bias [biases h], h0 [b, h], c0 [b, h] if an LSTM,
     /// mask [t, b] if any] -> flat`: the states `[t, b, h]`, an LSTM's last cell `[b, h]`, and what
     /// the gradient needs.
@@ -139,6 +145,7 @@ impl Fast {
             scale: 0.7,
             causal: false,
             masked: false,
+            dropped: None,
             precision: Precision::Highest,
         };
         let masked = Attend {
@@ -146,6 +153,12 @@ impl Fast {
             masked: true,
             ..plain
         };
+        let key = Key { seed: 5, stream: 7 };
+        let dropped = Attend {
+            dropped: Some(Dropped { p: 0.3, key }),
+            ..masked
+        };
+        let attention_grad = |of, mask| Fast::AttentionGrad { of, mask };
         let walk = |cell, reverse, masked, keeps| Recur {
             cell,
             reverse,
@@ -191,8 +204,13 @@ impl Fast {
             Fast::MaxPoolGrad(_) => [Fast::MaxPoolGrad(window)],
             Fast::AvgPool(_) => [window, inner].map(Fast::AvgPool),
             Fast::AvgPoolGrad(..) => [window, inner].map(|w| Fast::AvgPoolGrad(w, [7, 6])),
-            Fast::Attention(_) => [plain, masked].map(Fast::Attention),
-            Fast::AttentionGrad(_) => [plain, masked].map(Fast::AttentionGrad),
+            Fast::Attention(_) => [plain, masked, dropped].map(Fast::Attention),
+            Fast::AttentionGrad { .. } => [
+                attention_grad(plain, false),
+                attention_grad(masked, false),
+                attention_grad(masked, true),
+                attention_grad(dropped, true),
+            ],
             Fast::Recurrent(_) => recurrent.into_iter().chain(forgetful).map(Fast::Recurrent),
             Fast::RecurrentGrad(_) => recurrent.map(Fast::RecurrentGrad),
         }
@@ -216,7 +234,7 @@ impl Fast {
             Fast::AvgPool(_) => "avg_pool",
             Fast::AvgPoolGrad(..) => "avg_pool_grad",
             Fast::Attention(_) => "attention",
-            Fast::AttentionGrad(_) => "attention_grad",
+            Fast::AttentionGrad { .. } => "attention_grad",
             Fast::Recurrent(_) => "recurrent",
             Fast::RecurrentGrad(_) => "recurrent_grad",
         }
@@ -236,7 +254,11 @@ impl Fast {
             | Fast::BatchNorm { eps }
             | Fast::BatchNormGrad { eps } => h(eps.to_bits()),
             Fast::MaxPool(w) | Fast::MaxPoolGrad(w) | Fast::AvgPool(w) => w.hash(h),
-            Fast::Attention(a) | Fast::AttentionGrad(a) => a.hash(h),
+            Fast::Attention(a) => a.hash(h),
+            Fast::AttentionGrad { of, mask } => {
+                of.hash(h);
+                h(*mask as u64);
+            }
             Fast::Recurrent(r) | Fast::RecurrentGrad(r) => r.hash(h),
             Fast::AvgPoolGrad(w, size) => {
                 w.hash(h);
@@ -286,8 +308,8 @@ impl Fast {
                 vec![w.out_shape(&wide)?]
             }
             Fast::Attention(a) => attention::input_shapes(a, given)?,
-            Fast::AttentionGrad(a) => {
-                let mut shapes = attention::input_shapes(a, given)?;
+            Fast::AttentionGrad { of, .. } => {
+                let mut shapes = attention::input_shapes(of, given)?;
                 let flat = attention::infer(&shapes[0], &shapes[2]);
                 shapes.extend([flat.clone(), flat]);
                 shapes
@@ -363,7 +385,9 @@ impl Fast {
                 shape
             }
             Fast::Attention(_) => attention::infer(x, inputs[2].0),
-            Fast::AttentionGrad(_) => attention::infer_grad(x, inputs[1].0, inputs[2].0),
+            Fast::AttentionGrad { mask, .. } => {
+                attention::infer_grad(x, inputs[1].0, inputs[2].0, *mask)
+            }
             Fast::Recurrent(r) => rnn::infer(r, x, inputs[3].0),
             Fast::RecurrentGrad(r) => rnn::infer_grad(r, x, inputs[3].0),
             _ => x.clone(),
@@ -374,8 +398,16 @@ impl Fast {
     /// How many of the inputs, from the first on, the kernel reads under any strides.
     pub(crate) fn strided_inputs(&self) -> usize {
         match self {
-            Fast::Attention(a) | Fast::AttentionGrad(a) => 3 + a.masked as usize,
+            Fast::Attention(a) | Fast::AttentionGrad { of: a, .. } => 3 + a.masked as usize,
             _ => 0,
+        }
+    }
+
+    /// What its random numbers are a function of, if it makes any.
+    pub(crate) fn key(&self) -> Option<Key> {
+        match self {
+            Fast::Attention(a) | Fast::AttentionGrad { of: a, .. } => a.dropped.map(|d| d.key),
+            _ => None,
         }
     }
 
@@ -461,7 +493,7 @@ impl Fast {
                 vjp_by_definition(&Fast::AvgPool(*w), &[Tensor::zeros(shape, x.dtype())], x)
             }
             Fast::Attention(a) => attention::define(a, inputs),
-            Fast::AttentionGrad(a) => attention::define_grad(a, inputs),
+            Fast::AttentionGrad { of, mask } => attention::define_grad(of, *mask, inputs),
             Fast::Recurrent(r) => rnn::define(r, inputs),
             Fast::RecurrentGrad(r) => rnn::define_grad(r, inputs),
         }
@@ -469,7 +501,13 @@ impl Fast {
 
     /// The cotangents of the inputs, given the output `y` and its cotangent `g`; `None` where no
     /// gradient can flow (targets, statistics).
-    pub(crate) fn vjp(&self, inputs: &[Tensor], y: &Tensor, g: &Tensor) -> Vec<Option<Tensor>> {
+    pub(crate) fn vjp(
+        &self,
+        inputs: &[Tensor],
+        y: &Tensor,
+        g: &Tensor,
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor>> {
         let fast = |op: Fast, inputs: &[&Tensor]| Some(op.call(inputs));
         match self {
             Fast::Softmax { log } => vec![fast(Fast::SoftmaxGrad { log: *log }, &[y, g])],
@@ -498,7 +536,7 @@ impl Fast {
                 vec![fast(Fast::AvgPoolGrad(*w, size), &[g])]
             }
             Fast::AvgPoolGrad(w, _) => vec![fast(Fast::AvgPool(*w), &[g])],
-            Fast::Attention(a) => attention::vjp(a, inputs, y, g),
+            Fast::Attention(a) => attention::vjp(a, inputs, y, g, wanted),
             Fast::Recurrent(r) => rnn::vjp(r, inputs, y, g),
             // Second order: through the definition.
             Fast::SoftmaxGrad { .. }
@@ -506,7 +544,7 @@ impl Fast {
             | Fast::LayerNormGrad { .. }
             | Fast::BatchNormGrad { .. }
             | Fast::MaxPoolGrad(_)
-            | Fast::AttentionGrad(_)
+            | Fast::AttentionGrad { .. }
             | Fast::RecurrentGrad(_) => vjp_of(|inputs| self.define(inputs), inputs, g),
         }
     }

@@ -19,8 +19,8 @@ use std::sync::atomic::AtomicU64;
 type Cotangents = SmallVec<[Option<Tensor>; 4]>;
 
 /// The rule of every primitive: from the inputs `x`, the output `y` and its cotangent `g` to the
-/// cotangents of the inputs.
-fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor) -> Cotangents {
+/// cotangents of the inputs. Those of inputs that are not `wanted` may be missing.
+fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor, wanted: &[bool]) -> Cotangents {
     let zeros = |t: &Tensor| Tensor::full((), 0.0, t.dtype());
     match prim {
         Prim::Unary(op) => smallvec![unary_vjp(*op, &x[0], y, g)],
@@ -128,7 +128,7 @@ fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor) -> Cotangents {
         }
 
         Prim::Barrier => smallvec![Some(g.clone()), None],
-        Prim::Fast(op) => op.vjp(x, y, g).into(),
+        Prim::Fast(op) => op.vjp(x, y, g, wanted).into(),
 
         // Nothing flows into leaves, through indices, or where the user said stop.
         Prim::Data | Prim::Const(_) | Prim::Iota | Prim::Uniform(_) => smallvec![],
@@ -461,7 +461,9 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
         let (true, Some(g)) = (visit.leads, visit.cotangent()) else {
             continue;
         };
-        if !visit.inputs.iter().any(|&j| visits[j as usize].leads) {
+        let wanted = visit.inputs.iter().map(|&j| visits[j as usize].leads);
+        let wanted: SmallVec<[bool; 4]> = wanted.collect();
+        if !wanted.contains(&true) {
             continue;
         }
         let inputs: SmallVec<[Tensor; 4]> = visit
@@ -470,7 +472,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
             .map(|&j| replays.residual(&visits[j as usize].tensor, &g))
             .collect();
         let y = replays.residual(&visit.tensor, &g);
-        let cotangents = vjp(&visit.tensor.0.prim, &inputs, &y, &g);
+        let cotangents = vjp(&visit.tensor.0.prim, &inputs, &y, &g, &wanted);
         let input_ids = visit.inputs.clone();
         for (&j, c) in input_ids.iter().zip(cotangents) {
             if let (true, Some(c)) = (visits[j as usize].leads, c) {

@@ -36,7 +36,7 @@ pub mod trace;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use fast::{Attend, Cell, Fast, Recur, Window};
+pub use fast::{Attend, Cell, Dropped, Fast, Recur, Window};
 pub use grad::{Grads, grad, grad_of, jvp, value_and_grad};
 pub use half::{bf16, f16};
 pub use module::*;

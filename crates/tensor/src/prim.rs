@@ -208,6 +208,15 @@ impl Prim {
         }
     }
 
+    /// What its random numbers are a function of, if it makes any.
+    pub(crate) fn key(&self) -> Option<Key> {
+        match self {
+            Prim::Uniform(key) => Some(*key),
+            Prim::Fast(op) => op.key(),
+            _ => None,
+        }
+    }
+
     /// Feeds everything that shapes a plan to `h`. Values that may change from step to step
     /// (scalar constants, random keys) stay out: they are run-time slots.
     pub(crate) fn hash(&self, h: &mut impl FnMut(u64)) {

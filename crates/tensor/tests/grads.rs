@@ -1,5 +1,6 @@
 //! Gradients of every primitive and every fused op, to second order, against central differences.
 
+use fornax_tensor::tape::Key;
 use fornax_tensor::testing::{assert_close, check_grads, check_grads_first};
 use fornax_tensor::*;
 
@@ -263,7 +264,7 @@ fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
             let out = [2, 1, w.out_size(0, 7), w.out_size(1, 6)];
             (vec![r(&[2, 1, 7, 6]), r(&out)], vec![1])
         }
-        Fast::Attention(a) | Fast::AttentionGrad(a) => {
+        Fast::Attention(a) | Fast::AttentionGrad { of: a, .. } => {
             // Two query heads to each head of keys; one query that does not see one key.
             let [q, k, v] = [[2, 4, 5, 3], [2, 2, 6, 3], [2, 2, 6, 2]].map(|s| r(&s));
             let mut inputs = vec![q, k, v];
@@ -274,7 +275,7 @@ fn fast_inputs(op: &Fast, dtype: DType) -> (Vec<Tensor>, Vec<usize>) {
                 inputs.push(mask.masked_fill(&hidden, f64::NEG_INFINITY).eval().clone());
                 with_grad.push(3);
             }
-            if matches!(op, Fast::AttentionGrad(_)) {
+            if matches!(op, Fast::AttentionGrad { .. }) {
                 let flat = Fast::Attention(*a).define(&inputs);
                 inputs.push(flat.eval().clone());
                 inputs.push(r(flat.shape()));
@@ -370,7 +371,7 @@ fn fused_ops_to_second_order() {
                 all[1] = all[0].detach().mean([0, 2, 3]);
                 all[2] = all[0].detach().var([0, 2, 3], 0);
             }
-            if let Fast::AttentionGrad(a) = &op {
+            if let Fast::AttentionGrad { of: a, .. } = &op {
                 // The result passed along is that of the inputs.
                 let given = 3 + a.masked as usize;
                 all[given] = Fast::Attention(*a).define(&all[..given]).detach();
@@ -469,6 +470,70 @@ fn long_attention_agrees_with_its_definition() {
             assert_close(a, b, 1e-11);
         }
     }
+}
+
+/// Over more than one block of queries and of keys, and with the mask's gradient.
+#[test]
+fn long_attention_drops_what_its_definition_drops() {
+    seeded();
+    let shapes = [
+        [2, 4, 70, 8],
+        [2, 2, 600, 8],
+        [2, 2, 600, 5],
+        [2, 4, 70, 600],
+    ];
+    let mut inputs = shapes.map(|shape| rand(shape, -1., 1.)).to_vec();
+    for (causal, p) in [
+        (false, 0.0),
+        (true, 0.0),
+        (false, 0.4),
+        (true, 0.4),
+        (false, 1.0),
+    ] {
+        let key = Key {
+            seed: 3,
+            stream: 1 << 40,
+        };
+        let attend = Attend {
+            scale: 0.3,
+            causal,
+            masked: true,
+            dropped: (p > 0.0).then_some(Dropped { p, key }),
+            precision: Precision::Highest,
+        };
+        let op = Fast::Attention(attend);
+        let flat = op.define(&inputs);
+        assert_close(&op.apply(&inputs), &flat, 1e-12);
+        inputs.extend([flat.eval().clone(), rand(flat.shape(), -1., 1.)]);
+        for mask in [false, true] {
+            let op = Fast::AttentionGrad { of: attend, mask };
+            assert_close(&op.apply(&inputs), &op.define(&inputs), 1e-11);
+        }
+        inputs.truncate(4);
+    }
+}
+
+#[test]
+fn attention_drops_other_weights_in_every_step_by_the_same_plan() {
+    seeded();
+    let [q, k, v] = [0; 3].map(|_| rand([1, 2, 6, 4], -1., 1.));
+    let step = || {
+        let options = Attention {
+            dropout: 0.5,
+            ..Attention::default()
+        };
+        let y = record(|| Tensor::attention(&q, &k, &v, options));
+        y.to_f64_vec()
+    };
+    let first = step();
+    let plans = fornax_tensor::plans_made();
+    let second = step();
+    assert_ne!(first, second);
+    assert_eq!(fornax_tensor::plans_made(), plans);
+    manual_seed(11);
+    let again = step();
+    manual_seed(11);
+    assert_eq!(step(), again);
 }
 
 #[test]

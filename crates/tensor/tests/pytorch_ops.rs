@@ -124,6 +124,7 @@ fn apply(op: &str, a: Attrs, x: &[Tensor]) -> Vec<Tensor> {
                 mask: extra(3),
                 causal: a.flag("causal", false),
                 scale: a.0["scale"].as_f64(),
+                dropout: 0.0,
             };
             one(Tensor::attention(&x[0], &x[1], &x[2], options))
         }

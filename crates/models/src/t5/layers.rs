@@ -3,8 +3,8 @@
 use super::T5Config;
 use crate::parts::linear;
 use fornax_nn::{
-    Activation, Causal, Dropout, Layer, Linear, Module, RMSNorm, RelativeBuckets, attention, init,
-    join_heads, split_heads,
+    Activation, Causal, Dropout, Layer, Linear, Module, RMSNorm, RelativeBuckets, init, join_heads,
+    split_heads,
 };
 use fornax_tensor::{Attention as Options, Tensor};
 
@@ -110,8 +110,9 @@ impl Attention {
             mask,
             scale: Some(1.0),
             causal: false,
+            dropout: self.dropout,
         };
-        attention(q, k, v, options, self.dropout)
+        Tensor::attention(q, k, v, options)
     }
 
     /// Joins the heads, projects, and drops.

@@ -1,7 +1,7 @@
 //! Multi-head attention.
 
 use crate::{Layer, Linear, Module, Param, init};
-use fornax_tensor::{Attention, DType, Tensor, is_recording};
+use fornax_tensor::{Attention, Tensor};
 
 /// `[batch, time, heads * size]` as `[batch, heads, time, size]`: a view.
 ///
@@ -30,57 +30,6 @@ fn three(x: &Tensor) -> [usize; 3] {
         [a, b, c] => [a, b, c],
         _ => panic!("expected [batch, time, width], got {:?}", x.shape()),
     }
-}
-
-/// [`Tensor::attention`] that drops weights with probability `dropout` while a gradient is being
-/// recorded. Without dropout the matrix of weights is never stored.
-///
-/// # Panics
-/// As [`Tensor::attention`].
-#[track_caller]
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    options: Attention<'_>,
-    dropout: f64,
-) -> Tensor {
-    if dropout == 0.0 || !is_recording() || k.dim(2) == 0 {
-        return Tensor::attention(q, k, v, options);
-    }
-    let [heads, groups] = [q.dim(1), k.dim(1)];
-    let all = |x: &Tensor| {
-        let [b, g, s, d] = [x.dim(0), x.dim(1), x.dim(2), x.dim(3)];
-        x.unsqueeze(2)
-            .broadcast_to([b, g, heads / groups, s, d])
-            .reshape([b, heads, s, d])
-    };
-    let scale = options
-        .scale
-        .unwrap_or((q.dim(3).max(1) as f64).sqrt().recip());
-    let mut scores = q.matmul(&all(k).t()) * scale;
-    scores = match options.mask {
-        Some(m) if m.dtype() == DType::Bool => {
-            scores.masked_fill(&m.logical_not(), f64::NEG_INFINITY)
-        }
-        Some(m) => scores + m.to_dtype(q.dtype()),
-        None => scores,
-    };
-    if options.causal {
-        let row = Tensor::arange(q.dim(2), DType::I64).unsqueeze(-1);
-        let later = Tensor::arange(k.dim(2), DType::I64).gt(&row);
-        scores = scores.masked_fill(&later, f64::NEG_INFINITY);
-    }
-    // A query that sees no key gives zeros, as in the fused op.
-    let blind = scores
-        .detach()
-        .max_keepdim(-1)
-        .eq(&Tensor::full((), f64::NEG_INFINITY, q.dtype()));
-    let weights = scores.masked_fill(&blind, 0.0).softmax(-1);
-    weights
-        .masked_fill(&blind, 0.0)
-        .dropout(dropout)
-        .matmul(&all(v))
 }
 
 /// Several attentions side by side, each over a share of the width (Vaswani et al. 2017):
@@ -179,10 +128,15 @@ impl MultiheadAttention {
         self.project(memory, [1, 2])
     }
 
-    /// What projected queries find in projected keys and values, joined and projected.
+    /// What projected queries find in projected keys and values, joined and projected. The
+    /// layer's dropout takes the place of that of the options.
     #[track_caller]
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, options: Attention<'_>) -> Tensor {
-        let y = attention(q, k, v, options, self.dropout);
+        let options = Attention {
+            dropout: self.dropout,
+            ..options
+        };
+        let y = Tensor::attention(q, k, v, options);
         self.out_proj.forward(&join_heads(&y))
     }
 
@@ -199,7 +153,7 @@ impl MultiheadAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fornax_tensor::{manual_seed, value_and_grad, with_training};
+    use fornax_tensor::{DType, manual_seed, value_and_grad, with_training};
 
     #[test]
     fn dropout_of_nothing_changes_nothing() {
@@ -211,14 +165,15 @@ mod tests {
             mask: Some(&mask),
             causal: true,
             scale: Some(0.4),
+            // So small a probability drops nothing, but takes the other path.
+            dropout: 1e-12,
         };
-        let fused = attention(&q, &k, &v, options.clone(), 0.0).to_vec::<f32>();
-        // So small a probability drops nothing, but takes the other path.
-        let plain = with_training(true, || attention(&q, &k, &v, options, 1e-12));
-        for (a, b) in fused.iter().zip(plain.to_vec::<f32>()) {
+        let plain = Tensor::attention(&q, &k, &v, options.clone()).to_vec::<f32>();
+        let dropped = with_training(true, || Tensor::attention(&q, &k, &v, options));
+        for (a, b) in plain.iter().zip(dropped.to_vec::<f32>()) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
-        assert_eq!(fused[..8], [0.0; 8], "the first query sees no key");
+        assert_eq!(plain[..8], [0.0; 8], "the first query sees no key");
     }
 
     #[test]
@@ -229,7 +184,11 @@ mod tests {
             Tensor::ones([1, 1, 8, 1], DType::F32),
         );
         let k = Tensor::zeros([1, 1, 8, 1], DType::F32);
-        let y = with_training(true, || attention(&q, &k, &v, Attention::default(), 0.5));
+        let options = Attention {
+            dropout: 0.5,
+            ..Attention::default()
+        };
+        let y = with_training(true, || Tensor::attention(&q, &k, &v, options));
         assert!((y.mean(..).item() - 1.0).abs() < 0.03);
         assert!(y.max(..).item() > 1.2);
     }

@@ -1,6 +1,5 @@
 //! Causal attention, over whole sequences and step by step with a cache.
 
-use super::attention::attention;
 use fornax_tensor::{Attention, DType, Tensor, eval_all};
 
 /// The keys and values that a decoder has computed so far, in memory of a fixed length: every
@@ -231,15 +230,16 @@ impl<'a> Causal<'a> {
             // With a cache the mask says it.
             causal: self.cache.is_none(),
             scale: self.scale,
+            dropout: self.dropout,
         };
         let Some((cache, places)) = &mut self.cache else {
-            return attention(q, k, v, options, self.dropout);
+            return Tensor::attention(q, k, v, options);
         };
         for (held, new) in cache.layers[layer].iter_mut().zip([k, v]) {
             *held = written(held, new, places);
         }
         let [k, v] = &cache.layers[layer];
-        attention(q, k, v, options, self.dropout)
+        Tensor::attention(q, k, v, options)
     }
 }
 

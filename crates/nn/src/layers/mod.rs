@@ -19,7 +19,7 @@ pub use activation::{
     Activation, ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, LogSoftmax, Mish, ReLU, ReLU6, SELU,
     SiLU, Sigmoid, Softmax, Softplus, Softsign, Tanh,
 };
-pub use attention::{MultiheadAttention, attention, join_heads, split_heads};
+pub use attention::{MultiheadAttention, join_heads, split_heads};
 pub use causal::{Causal, KvCache};
 pub use conv::{Conv1d, Conv2d, ConvTranspose2d};
 pub use dropout::Dropout;

@@ -239,12 +239,8 @@ impl Base {
                     continue;
                 };
                 if t.shape() != slot.shape {
-                    problems.push(format!(
-                        "`{name}` has shape {:?}, not {:?} as it has to be for a parameter of {:?}",
-                        t.shape(),
-                        slot.shape,
-                        p.shape()
-                    ));
+                    let (found, shape) = (t.shape(), &slot.shape);
+                    problems.push(format!("`{name}` has shape {found:?}, not {shape:?}"));
                 }
                 slots.put(slot.name, t.to_dtype(p.dtype()));
             }

@@ -225,7 +225,7 @@ fn a_restored_optimizer_goes_on_as_if_nothing_had_happened() {
     let names: Vec<String> = b.state().tensors.into_iter().map(|t| t.0).collect();
     assert_eq!(
         names[..3],
-        ["0.square_avg", "0.grad_avg", "0.momentum_buffer"]
+        ["0.grad_avg", "0.momentum_buffer", "0.square_avg"]
     );
 }
 
@@ -243,7 +243,7 @@ fn a_state_that_does_not_fit_is_refused() {
         .unwrap_err()
         .to_string();
     for part in [
-        "`0.exp_avg` has shape [7], the parameter [3]",
+        "`0.exp_avg` has shape [7], not [3]",
         "`0.exp_avg_sq` is missing",
         "`lr` is missing",
         "`1.step` is -1, not a count",

@@ -3,11 +3,14 @@
 //!
 //! Work is cut by shape alone, and every sum has one order.
 
+use super::interp::uniform;
 use super::math;
 use super::matmul::{Block, Matrix, Scratch};
 use super::pool;
 use super::reduce::kernel::fold_body;
 use super::rows::RowFloat;
+use crate::dtype::DType;
+use crate::fast::Dropped;
 use crate::simd_dispatch;
 use std::ops::Range;
 
@@ -36,6 +39,8 @@ pub struct Attention {
     pub scale: f64,
     /// Whether query `i` sees keys `0..=i` alone.
     pub causal: bool,
+    /// Which weights become 0.
+    pub dropped: Option<Dropped>,
 }
 
 /// An array `[batch, heads, time, size]`.
@@ -144,6 +149,41 @@ impl Attention {
         rows * self.width + (of.batch * self.heads + of.head) * self.queries + of.rows.start
     }
 
+    /// What the weights of these rows and keys are multiplied with by dropout, rows one behind
+    /// the other.
+    ///
+    /// # Safety
+    /// `factors` has room for one to each weight.
+    unsafe fn factors<T: RowFloat>(
+        &self,
+        dropped: Dropped,
+        of: &Queries,
+        keys: &Range<usize>,
+        factors: *mut T,
+    ) {
+        let first = (of.batch * self.heads + of.head) * self.queries + of.rows.start;
+        // Rows that are whole follow each other in the numbers' count, too.
+        let (rows, n) = match keys.len() == self.keys {
+            true => (1, of.rows.len() * self.keys),
+            false => (of.rows.len(), keys.len()),
+        };
+        for i in 0..rows {
+            let start = (first + i) * self.keys + keys.start;
+            // SAFETY: the caller's promise.
+            let row = unsafe { std::slice::from_raw_parts_mut(factors.add(i * n), n) };
+            let mut numbers = [0.0f32; 512];
+            for (j, part) in row.chunks_mut(numbers.len()).enumerate() {
+                let at = start + j * numbers.len();
+                // SAFETY: a chunk is no longer than the array.
+                unsafe {
+                    let numbers = numbers.as_mut_ptr().cast();
+                    uniform(DType::F32, dropped.key, at, part.len(), numbers);
+                }
+                kept(&numbers, dropped.p, part);
+            }
+        }
+    }
+
     /// The scaled and masked products of queries and keys, rows one behind the other.
     ///
     /// # Safety
@@ -200,11 +240,13 @@ pub unsafe fn forward<T: Block + RowFloat>(a: &Attention, x: &Inputs<T>, out: *m
     let work = QUERIES.min(a.queries) * a.keys * (a.size + a.width);
     let out = Out(out);
     pool::run_chunks(blocks, TASK.div_ceil(work.max(1)), |range| {
-        let scores = Scratch::<T>::new(QUERIES * KEYS.min(a.keys));
+        let tile = QUERIES * KEYS.min(a.keys);
+        let scratch = Scratch::<T>::new((1 + a.dropped.is_some() as usize) * tile);
+        let (scores, factors) = (scratch.ptr(), scratch.ptr().wrapping_add(tile));
         for i in range {
             let of = a.block(i);
             // SAFETY: passed on from the caller; each block has its own part of the output.
-            unsafe { forward_block(a, x, &of, scores.ptr(), out.get()) };
+            unsafe { forward_block(a, x, &of, [scores, factors], out.get()) };
         }
     });
 }
@@ -215,7 +257,7 @@ unsafe fn forward_block<T: Block + RowFloat>(
     a: &Attention,
     x: &Inputs<T>,
     of: &Queries,
-    scores: *mut T,
+    [scores, factors]: [*mut T; 2],
     out: *mut T,
 ) {
     let rows = of.rows.len();
@@ -234,6 +276,10 @@ unsafe fn forward_block<T: Block + RowFloat>(
             exponentials(weights, n, &mut largest, &mut sum, &mut fade);
             if keys.start > 0 {
                 (0..rows).for_each(|i| scaled(line(i), fade[i]));
+            }
+            if let Some(dropped) = a.dropped {
+                a.factors(dropped, of, &keys, factors);
+                times(weights, std::slice::from_raw_parts(factors, rows * n));
             }
             let weights = Matrix {
                 ptr: scores.cast_const(),
@@ -258,9 +304,9 @@ unsafe fn forward_block<T: Block + RowFloat>(
     }
 }
 
-/// Writes the gradients `dq [batch, queries, heads, size]`, `dk [batch, keys, groups, size]` and
-/// `dv [batch, keys, groups, width]`, one behind the other. `y` is the flat result, `dy` its
-/// gradient.
+/// Writes the gradients `dq [batch, queries, heads, size]`, `dk [batch, keys, groups, size]`,
+/// `dv [batch, keys, groups, width]` and, if `mask` says so, the mask's
+/// `[batch, queries, heads, keys]`, one behind the other. `y` is the flat result, `dy` its gradient.
 ///
 /// # Safety
 /// As for [`forward`].
@@ -269,11 +315,13 @@ pub unsafe fn backward<T: Block + RowFloat>(
     x: &Inputs<T>,
     y: *const T,
     dy: *const T,
+    mask: bool,
     out: *mut T,
 ) {
     let (units, repeats) = (a.batch * a.groups, a.heads / a.groups);
     let dk = a.batch * a.queries * a.heads * a.size;
     let dv = dk + a.batch * a.keys * a.groups * a.size;
+    let dmask = mask.then_some(dv + a.batch * a.keys * a.groups * a.width);
     // Blocks of queries that share keys may be handled in parts, each with sums of its own.
     let blocks = repeats * a.blocks();
     let parts = PARTS.div_ceil(units.max(1)).min(blocks).max(1);
@@ -286,7 +334,7 @@ pub unsafe fn backward<T: Block + RowFloat>(
     let work = per_part * QUERIES.min(a.queries) * a.keys * (3 * a.size + 2 * a.width);
     pool::run_chunks(units * parts, TASK.div_ceil(work.max(1)), |range| {
         let tile = QUERIES * KEYS.min(a.keys);
-        let scratch = Scratch::<T>::new(2 * tile);
+        let scratch = Scratch::<T>::new((2 + a.dropped.is_some() as usize) * tile);
         for i in range {
             let (unit, part) = (i / parts, i % parts);
             let (batch, group) = (unit / a.groups, unit % a.groups);
@@ -312,16 +360,9 @@ pub unsafe fn backward<T: Block + RowFloat>(
                     let head = group * repeats + block / a.blocks();
                     let unit = batch * a.heads + head;
                     let of = a.block(unit * a.blocks() + block % a.blocks());
-                    let (weights, slopes) = (scratch.ptr(), scratch.ptr().add(tile));
-                    backward_block(
-                        a,
-                        x,
-                        &of,
-                        (y.get(), dy.get()),
-                        &sums,
-                        [weights, slopes],
-                        out.get(),
-                    );
+                    let tiles = [0, 1, 2].map(|i| scratch.ptr().wrapping_add(i * tile));
+                    let (given, out) = ((y.get(), dy.get()), out.get());
+                    backward_block(a, x, &of, given, &sums, tiles, dmask, out);
                 }
             }
         }
@@ -376,14 +417,16 @@ impl<T: RowFloat> Sums<T> {
 }
 
 /// # Safety
-/// As for [`backward`].
+/// As for [`backward`]; the tiles have room for the weights of a block.
+#[allow(clippy::too_many_arguments)]
 unsafe fn backward_block<T: Block + RowFloat>(
     a: &Attention,
     x: &Inputs<T>,
     of: &Queries,
     (y, dy): (*const T, *const T),
     sums: &Sums<T>,
-    [weights, slopes]: [*mut T; 2],
+    [weights, slopes, factors]: [*mut T; 3],
+    dmask: Option<usize>,
     out: *mut T,
 ) {
     let m = of.rows.len();
@@ -423,14 +466,31 @@ unsafe fn backward_block<T: Block + RowFloat>(
             a.scores(x, of, &keys, weights);
             let v = x.v.head(of.batch, of.group, keys.start).transpose();
             T::block(m, n, a.width, dy, v, slopes, n as isize, false);
-            back(
-                std::slice::from_raw_parts_mut(weights, m * n),
-                std::slice::from_raw_parts_mut(slopes, m * n),
-                n,
-                &shift,
-                &along,
-                T::from_f64(a.scale),
-            );
+            let p = std::slice::from_raw_parts_mut(weights, m * n);
+            let d = std::slice::from_raw_parts_mut(slopes, m * n);
+            let f = match a.dropped {
+                None => &[][..],
+                Some(dropped) => {
+                    a.factors(dropped, of, &keys, factors);
+                    std::slice::from_raw_parts(factors, m * n)
+                }
+            };
+            times(d, f);
+            back(p, d, n, &shift, &along);
+            times(p, f);
+            if let Some(start) = dmask {
+                for (i, row) in d.chunks_exact(n).enumerate() {
+                    let query = of.batch * a.queries + of.rows.start + i;
+                    let at = start + (query * a.heads + of.head) * a.keys;
+                    let all = std::slice::from_raw_parts_mut(out.add(at), a.keys);
+                    all[keys.clone()].copy_from_slice(row);
+                    if a.causal {
+                        // Keys that none of the rows sees have no block.
+                        all[keys.end..].fill(T::default());
+                    }
+                }
+            }
+            scaled(d, T::from_f64(a.scale));
             let tile = |ptr: *mut T| Matrix {
                 ptr: ptr.cast_const(),
                 row: n as isize,
@@ -452,6 +512,21 @@ simd_dispatch! {
     fn scaled<T: RowFloat>(values: &mut [T], scale: T) {
         for v in values {
             *v = *v * scale;
+        }
+    }
+
+    /// Multiplies values with factors of their own, as far as there are factors.
+    fn times<T: RowFloat>(values: &mut [T], factors: &[T]) {
+        for (v, &f) in values.iter_mut().zip(factors) {
+            *v = *v * f;
+        }
+    }
+
+    /// 0 where a number is less than `p`, and what keeps the mean elsewhere.
+    fn kept<T: RowFloat>(numbers: &[f32], p: f64, factors: &mut [T]) {
+        let (limit, scale) = (p as f32, T::from_f64(1.0 / (1.0 - p)));
+        for (f, &u) in factors.iter_mut().zip(numbers) {
+            *f = if u < limit { T::default() } else { scale };
         }
     }
 
@@ -485,14 +560,13 @@ simd_dispatch! {
         }
     }
 
-    /// From scores to weights, and from the weights' gradients to the scores'.
+    /// From scores to weights, and from the weights' gradients to those of the scaled scores.
     fn back<T: RowFloat>(
         weights: &mut [T],
         slopes: &mut [T],
         n: usize,
         shift: &[T],
         along: &[T],
-        scale: T,
     ) {
         for (i, row) in weights.chunks_exact_mut(n).enumerate() {
             for v in row {
@@ -504,7 +578,7 @@ simd_dispatch! {
         }
         for (i, (p, d)) in weights.chunks_exact(n).zip(slopes.chunks_exact_mut(n)).enumerate() {
             for (d, &p) in d.iter_mut().zip(p) {
-                *d = p * (*d - along[i]) * scale;
+                *d = p * (*d - along[i]);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Memory for tensors and scratch, kept and reused.
 //!
 //! A page that was never touched costs a microsecond or more, so freed blocks go to a cache rather
-//! than to the system. Sizes are rounded up to a few classes per power of two, so that slightly
-//! different shapes reuse the same blocks. Two bounds keep the cache from hoarding: the cap
+//! than to the system. Sizes are rounded up to a few classes per power of two, and a block serves
+//! sizes down to half its own, so that batches of varying length reuse the same blocks. Two bounds keep the cache from hoarding: the cap
 //! `FORNAX_CACHE_MB` (default 4096), and, whenever fresh memory is needed, twice the most that was
 //! ever in use at once; beyond them the blocks that have been idle the longest are returned.
 
@@ -26,6 +26,8 @@ const CLASSES: usize = 64 * 8;
 pub struct Storage {
     ptr: NonNull<u8>,
     len: usize,
+    /// Of the block.
+    size: usize,
 }
 
 // SAFETY: a block is plain memory without ties to a thread; access goes through raw pointers, whose
@@ -52,12 +54,17 @@ impl Storage {
             return Storage {
                 ptr: NonNull::without_provenance(std::num::NonZero::new(ALIGN).unwrap()),
                 len: 0,
+                size: 0,
             };
         }
         let size = round_up(bytes);
         let idle = cache().take(size);
-        let ptr = idle.unwrap_or_else(|| fresh(size));
-        Storage { ptr, len: bytes }
+        let (ptr, size) = idle.unwrap_or_else(|| (fresh(size), size));
+        Storage {
+            ptr,
+            len: bytes,
+            size,
+        }
     }
 
     /// A block of `bytes` zero bytes.
@@ -97,7 +104,7 @@ impl Storage {
 impl Drop for Storage {
     fn drop(&mut self) {
         if self.len > 0 {
-            let excess = cache().give(self.ptr, round_up(self.len));
+            let excess = cache().give(self.ptr, self.size);
             excess.into_iter().for_each(release);
         }
     }
@@ -148,31 +155,38 @@ fn cache() -> MutexGuard<'static, Cache> {
     static CACHE: OnceLock<Mutex<Cache>> = OnceLock::new();
     let cache = CACHE.get_or_init(|| {
         let mb = std::env::var("FORNAX_CACHE_MB").ok();
-        Mutex::new(Cache {
-            classes: (0..CLASSES).map(|_| VecDeque::new()).collect(),
-            clock: 0,
-            in_use: 0,
-            cached: 0,
-            peak: 0,
-            cap: mb
-                .and_then(|v| v.parse::<usize>().ok())
-                .unwrap_or(4096)
-                .saturating_mul(1 << 20),
-        })
+        let mb = mb.and_then(|v| v.parse::<usize>().ok()).unwrap_or(4096);
+        Mutex::new(Cache::new(mb.saturating_mul(1 << 20)))
     });
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cache {
-    /// Counts `size` bytes as in use and finds an idle block for them: the one that became idle
-    /// last, as it may still be in the processor's cache. Only blocks of the same class are looked
-    /// at, so that a block's size follows from its length.
-    fn take(&mut self, size: usize) -> Option<NonNull<u8>> {
-        self.in_use += size;
+    fn new(cap: usize) -> Cache {
+        Cache {
+            classes: (0..CLASSES).map(|_| VecDeque::new()).collect(),
+            clock: 0,
+            in_use: 0,
+            cached: 0,
+            peak: 0,
+            cap,
+        }
+    }
+
+    /// Finds an idle block for `size` bytes and its own size, and counts it as in use; without
+    /// one, `size` bytes to come. Of the smallest blocks that do, the one that became idle last: it
+    /// may still be in the processor's cache.
+    fn take(&mut self, size: usize) -> Option<(NonNull<u8>, usize)> {
+        let [least, most] = [size, size.saturating_mul(2)].map(class_of);
+        let idle = self.classes[least..=most]
+            .iter_mut()
+            .find_map(VecDeque::pop_back);
+        let taken = idle.as_ref().map_or(size, |idle| idle.size);
+        self.in_use += taken;
         self.peak = self.peak.max(self.in_use);
-        let idle = self.classes[class_of(size)].pop_back()?;
-        self.cached -= size;
-        Some(idle.ptr)
+        let idle = idle?;
+        self.cached -= taken;
+        Some((idle.ptr, taken))
     }
 
     /// Takes a block back; returns the blocks to be released because the cap is exceeded.
@@ -306,6 +320,26 @@ mod tests {
         let bytes = unsafe { std::slice::from_raw_parts(z.as_ptr(), 100) };
         assert!(bytes.iter().all(|&b| b == 0));
         assert!(Storage::alloc(0).is_empty());
+    }
+
+    #[test]
+    fn a_block_serves_down_to_half_its_size() {
+        let mut cache = Cache::new(usize::MAX);
+        let ptr = NonNull::<u8>::dangling();
+        for size in [1000, 1600, 6000].map(round_up) {
+            assert!(cache.take(size).is_none());
+        }
+        for size in [1000, 1600, 6000].map(round_up) {
+            cache.give(ptr, size);
+        }
+        // The smallest that is large enough, and none that is more than twice as large.
+        for (asked, given) in [(700, 1000), (1000, 1600), (1000, 0), (3500, 6000)] {
+            let taken = cache.take(round_up(asked)).map_or(0, |(_, size)| size);
+            assert_eq!(taken, if given > 0 { round_up(given) } else { 0 });
+        }
+        let missing = round_up(1000);
+        let all = [1000, 1600, 6000].map(round_up).iter().sum::<usize>();
+        assert_eq!((cache.in_use, cache.cached), (all + missing, 0));
     }
 
     #[test]

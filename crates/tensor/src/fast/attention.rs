@@ -4,7 +4,9 @@ use super::Fast;
 use crate::dtype::DType;
 use crate::grad::vjp_of;
 use crate::precision::Precision;
+use crate::prim::Prim;
 use crate::shape::Shape;
+use crate::tape::Key;
 use crate::tensor::Tensor;
 
 /// The options of an attention.
@@ -17,13 +19,27 @@ pub struct Attend {
     /// Whether there is a further input after the values: numbers `[b, h, t, s]` added to the
     /// scaled products.
     pub masked: bool,
+    /// Which weights become 0.
+    pub dropped: Option<Dropped>,
     /// How exactly `f32` is multiplied.
     pub precision: Precision,
+}
+
+/// Weights that become 0 at random, while the others grow by `1 / (1 - p)`: those whose uniform
+/// number under `key`, counted through `[b, h, t, s]`, is less than `p`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropped {
+    /// Their share.
+    pub p: f64,
+    /// Which they are, anew in every step.
+    pub key: Key,
 }
 
 impl Attend {
     pub(super) fn hash(&self, h: &mut impl FnMut(u64)) {
         h(self.scale.to_bits());
+        // The key is a run-time slot.
+        h(self.dropped.map_or(0.0, |d| d.p).to_bits());
         h((self.precision as u64) << 2 | (self.causal as u64) << 1 | self.masked as u64);
     }
 }
@@ -88,8 +104,9 @@ pub(super) fn infer(q: &Shape, v: &Shape) -> Shape {
     Shape::from([result_parts(q, v).iter().map(Part::numel).sum()])
 }
 
-pub(super) fn infer_grad(q: &Shape, k: &Shape, v: &Shape) -> Shape {
-    Shape::from([q.numel() + k.numel() + v.numel()])
+pub(super) fn infer_grad(q: &Shape, k: &Shape, v: &Shape, mask: bool) -> Shape {
+    let weights = q[0] * q[1] * q[2] * k[2];
+    Shape::from([q.numel() + k.numel() + v.numel() + if mask { weights } else { 0 }])
 }
 
 /// Output and row-wise logarithm out of the flat result.
@@ -136,33 +153,48 @@ pub(super) fn define(a: &Attend, inputs: &[Tensor]) -> Tensor {
     let blind = sum.eq_scalar(0);
     let sum = sum.masked_fill(&blind, 1.0);
     let log = (sum.log() + shift).masked_fill(&blind, f64::NEG_INFINITY);
+    let weights = match a.dropped {
+        None => weights,
+        Some(Dropped { p, key }) => {
+            let shape = Shape::from(weights.shape());
+            let uniform =
+                Tensor::from_node(Prim::Uniform(key), Default::default(), shape, DType::F32);
+            let grown = &weights * if p < 1.0 { 1.0 / (1.0 - p) } else { 0.0 };
+            uniform.lt_scalar(p).where_(&weights.zeros_like(), &grown)
+        }
+    };
     let y = weights.matmul_with(&v, a.precision) / sum;
     let [b, h, t, _] = shape(q.shape());
     pack(&[y, log.reshape([b, 1, h * t, 1])])
 }
 
 /// What [`Fast::AttentionGrad`] computes.
-pub(super) fn define_grad(a: &Attend, inputs: &[Tensor]) -> Tensor {
+pub(super) fn define_grad(a: &Attend, mask: bool, inputs: &[Tensor]) -> Tensor {
     let (given, rest) = inputs.split_at(3 + a.masked as usize);
     let grads = vjp_of(|x| define(a, x), given, &rest[1]);
-    let qkv = grads.into_iter().take(3);
+    let asked = grads.into_iter().take(3 + mask as usize);
     pack(
-        &qkv.map(|g| g.expect("attention depends on its inputs"))
+        &asked
+            .map(|g| g.expect("attention depends on its inputs"))
             .collect::<Vec<_>>(),
     )
 }
 
 /// The cotangents of [`Fast::Attention`]'s inputs.
-pub(super) fn vjp(a: &Attend, inputs: &[Tensor], y: &Tensor, g: &Tensor) -> Vec<Option<Tensor>> {
+pub(super) fn vjp(
+    a: &Attend,
+    inputs: &[Tensor],
+    y: &Tensor,
+    g: &Tensor,
+    wanted: &[bool],
+) -> Vec<Option<Tensor>> {
     let all: Vec<&Tensor> = inputs.iter().chain([y, g]).collect();
-    let flat = Fast::AttentionGrad(*a).call(&all);
-    let arrays = [inputs[0].shape(), inputs[1].shape(), inputs[2].shape()];
-    let mut grads: Vec<_> = parts(arrays).iter().map(|p| Some(p.of(&flat))).collect();
-    if a.masked {
-        // Not part of the kernel: masks that are learned (relative positions) are rare. Nothing
-        // of this is computed if nobody asks for it.
-        let mut by_definition = vjp_of(|x| define(a, x), inputs, g);
-        grads.push(by_definition.remove(3));
-    }
-    grads
+    // Most masks are given, but some are learnt: relative positions.
+    let mask = a.masked && wanted[3];
+    let flat = Fast::AttentionGrad { of: *a, mask }.call(&all);
+    let (q, k, v) = (inputs[0].shape(), inputs[1].shape(), inputs[2].shape());
+    let weights = [q[0], q[1], q[2], k[2]];
+    let parts = parts([q, k, v, &weights]);
+    let asked = parts.iter().take(3 + mask as usize);
+    asked.map(|p| Some(p.of(&flat))).collect()
 }

@@ -1,7 +1,9 @@
 //! Scaled dot-product attention.
 
 use crate::dtype::DType;
-use crate::fast::{Attend, Fast, attention};
+use crate::fast::{Attend, Dropped, Fast, attention};
+use crate::node::is_recording;
+use crate::ops::random::next_key;
 use crate::precision::Precision;
 use crate::tensor::Tensor;
 
@@ -21,6 +23,9 @@ pub struct Attention<'a> {
     pub causal: bool,
     /// What products are multiplied with; `1 / sqrt(size)` if not given.
     pub scale: Option<f64>,
+    /// The probability with which a weight becomes 0 while a gradient is being recorded; the
+    /// others grow by `1 / (1 - dropout)`. PyTorch's `dropout_p`.
+    pub dropout: f64,
 }
 
 impl Tensor {
@@ -63,12 +68,18 @@ impl Tensor {
             };
             numbers.broadcast_to([b, h, t, s])
         });
+        let p = options.dropout;
+        if !(0.0..=1.0).contains(&p) {
+            panic!("attention: the probability {p} of dropout is not between 0 and 1");
+        }
+        let drops = p > 0.0 && is_recording();
         let attend = Attend {
             scale: options
                 .scale
                 .unwrap_or((q.dim(3).max(1) as f64).sqrt().recip()),
             causal: options.causal,
             masked: mask.is_some(),
+            dropped: drops.then(|| Dropped { p, key: next_key() }),
             precision: Precision::current(),
         };
         let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(&mask).collect();

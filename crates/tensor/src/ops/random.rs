@@ -126,7 +126,7 @@ fn generator() -> Generator {
     generator
 }
 
-fn next_key() -> Key {
+pub(super) fn next_key() -> Key {
     let mut generator = generator();
     let RngState { seed, stream } = generator.state;
     generator.state.stream = stream.wrapping_add(1);

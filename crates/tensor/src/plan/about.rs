@@ -205,7 +205,7 @@ fn outputs(map: &MapSpec) -> u64 {
 /// The multiplications and additions of a fused op's products.
 fn contraction(op: &Fast, inputs: &[Operand]) -> u64 {
     let a = match op {
-        Fast::Attention(a) | Fast::AttentionGrad(a) => a,
+        Fast::Attention(a) | Fast::AttentionGrad { of: a, .. } => a,
         Fast::Recurrent(_) | Fast::RecurrentGrad(_) => {
             // Every row of every time step times the recurrent weights.
             let [x, weight] = [0, 1].map(|i| &inputs[i].layout.shape);

@@ -240,11 +240,10 @@ impl Graph {
             }
             match e.prim() {
                 Prim::Const(s) => self.scalars.push(*s),
-                Prim::Uniform(k) => {
-                    self.keys.push(*k);
+                prim => {
+                    self.keys.extend(prim.key());
                     e.output |= held;
                 }
-                _ => e.output |= held,
             }
         }
     }

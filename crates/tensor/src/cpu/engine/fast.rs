@@ -9,7 +9,7 @@ use crate::cpu::rows::{self, BatchNormGrad, LayerNormGrad, RowFloat};
 use crate::dtype::DType;
 use crate::engine::{Arg, Kernel, Operand};
 use crate::error::Result;
-use crate::fast::{Attend, Fast, Recur, Window};
+use crate::fast::{Attend, Dropped, Fast, Recur, Window};
 use crate::shape::Shape;
 use crate::tape::Slots;
 use smallvec::SmallVec;
@@ -74,7 +74,7 @@ impl<'a, T: RowFloat + Block> Operands<'a, T> {
 }
 
 impl<T: RowFloat + Block> Kernel for Fused<T> {
-    fn run(&self, args: &[Arg<'_>], _: &Slots<'_>) -> Result<()> {
+    fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let io = Operands { kernel: self, args };
         let x = &self.inputs[0].layout.shape;
         let last = x.last().copied().unwrap_or(1);
@@ -141,16 +141,16 @@ impl<T: RowFloat + Block> Kernel for Fused<T> {
             Fast::MaxPoolGrad(w) => self.pool(Pooling::MaxGrad, w, args, Some(0), Some(1)),
             Fast::AvgPool(w) => self.pool(Pooling::Avg, w, args, Some(0), None),
             Fast::Attention(a) => {
-                let (sizes, inputs) = self.attention(a, args);
+                let (sizes, inputs) = self.attention(a, args, slots);
                 // SAFETY: the planner's operands cover their layouts; the result is new memory.
                 unsafe { attention::forward(&sizes, &inputs, out.as_mut_ptr()) };
             }
-            Fast::AttentionGrad(a) => {
-                let (sizes, inputs) = self.attention(a, args);
-                let k = 3 + a.masked as usize;
+            Fast::AttentionGrad { of, mask } => {
+                let (sizes, inputs) = self.attention(of, args, slots);
+                let k = 3 + of.masked as usize;
                 let (y, dy) = (io.read(k).as_ptr(), io.read(k + 1).as_ptr());
                 // SAFETY: as above.
-                unsafe { attention::backward(&sizes, &inputs, y, dy, out.as_mut_ptr()) };
+                unsafe { attention::backward(&sizes, &inputs, y, dy, *mask, out.as_mut_ptr()) };
             }
             Fast::Recurrent(r) => {
                 let (walk, inputs) = self.recurrent(r, &io);
@@ -183,7 +183,7 @@ fn scaled<T: RowFloat>(var: &[T], weight: &[T], eps: f64) -> Vec<T> {
 
 impl<T: RowFloat + Block> Fused<T> {
     /// Sizes and inputs of an attention.
-    fn attention(&self, a: &Attend, args: &[Arg<'_>]) -> (Attention, Inputs<T>) {
+    fn attention(&self, a: &Attend, args: &[Arg<'_>], slots: &Slots<'_>) -> (Attention, Inputs<T>) {
         let array = |i: usize| {
             let x = &self.inputs[i];
             Array {
@@ -202,6 +202,10 @@ impl<T: RowFloat + Block> Fused<T> {
             width: v[3],
             scale: a.scale,
             causal: a.causal,
+            dropped: a.dropped.map(|d| Dropped {
+                key: slots.keys[0],
+                ..d
+            }),
         };
         let inputs = Inputs {
             q: array(0),

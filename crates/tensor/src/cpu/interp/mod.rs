@@ -17,7 +17,7 @@ mod kernels;
 mod load;
 mod random;
 
-pub use random::philox;
+pub use random::{philox, uniform};
 
 use super::{pool, simd};
 use crate::tape::{Binary, Instr, Key, Reg, Scalar, Slots, Tape, Unary};

@@ -101,7 +101,7 @@ crate::simd_dispatch! {
 ///
 /// # Safety
 /// `d` must be writable for `n` elements, and aligned.
-pub(super) unsafe fn uniform(dtype: DType, key: Key, start: usize, n: usize, d: *mut u8) {
+pub unsafe fn uniform(dtype: DType, key: Key, start: usize, n: usize, d: *mut u8) {
     use std::slice::from_raw_parts_mut as slice;
     let start = start as u64;
     // SAFETY: the caller's promise; `Bits` is an `f32`.

@@ -378,6 +378,7 @@ impl Lowering<'_> {
             }
             Prim::Iota => KernelSpec::Iota { dtype, numel },
             Prim::Fast(op) => {
+                slots.keys.extend(self.key_slots.get(&(i as u32)));
                 let mut operands = SmallVec::new();
                 for (k, &input) in inputs.iter().enumerate() {
                     let (value, operand) = match k < op.strided_inputs() {

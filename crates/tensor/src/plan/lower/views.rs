@@ -16,14 +16,13 @@ impl Lowering<'_> {
             let res = if let Some(leaf) = self.graph.leaf(i) {
                 own(leaf.layout.clone())
             } else {
+                if node.prim().key().is_some() {
+                    self.key_slots.insert(i as u32, self.key_slots.len() as u32);
+                }
                 match node.prim() {
                     Prim::Const(_) => {
                         scalars += 1;
                         Res::Const(scalars - 1)
-                    }
-                    Prim::Uniform(_) => {
-                        self.key_slots.insert(i as u32, self.key_slots.len() as u32);
-                        fresh()
                     }
                     Prim::StopGradient => self.res[node.inputs[0] as usize].clone(),
                     Prim::Barrier => match self.res[node.inputs[0] as usize].clone() {
