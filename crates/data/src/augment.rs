@@ -151,7 +151,7 @@ impl Augmenter {
         for step in &self.steps {
             match *step {
                 Augment::RandomCrop { padding, fill } => {
-                    let reach = 2 * padding as u32 + 1;
+                    let reach = 2 * padding + 1;
                     let down = rng.below(reach) as isize - padding as isize;
                     let right = rng.below(reach) as isize - padding as isize;
                     for plane in image.chunks_exact_mut(plane) {
@@ -205,8 +205,8 @@ impl Augmenter {
             let h = (area * aspect).sqrt().round() as usize;
             let w = (area / aspect).sqrt().round() as usize;
             if h < self.height && w < self.width {
-                let top = rng.below((self.height - h + 1) as u32) as usize;
-                let left = rng.below((self.width - w + 1) as u32) as usize;
+                let top = rng.below(self.height - h + 1);
+                let left = rng.below(self.width - w + 1);
                 return (top..top + h, left..left + w);
             }
         }

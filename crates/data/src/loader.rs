@@ -232,7 +232,7 @@ pub struct Batch {
     /// text, the tokens to predict `[batch, time]`, `i64`.
     pub y: Tensor,
     /// The numbers of the samples in the loader's dataset; of text, where they begin.
-    pub indices: Vec<u32>,
+    pub indices: Vec<usize>,
     /// What the batch counts for in a mean over several: its samples, or the tokens to predict.
     pub weight: usize,
 }
@@ -265,15 +265,15 @@ struct Room {
 }
 
 impl Maker {
-    fn make(&self, indices: Vec<u32>, epoch: u64, room: &mut Room) -> Result<Batch> {
+    fn make(&self, indices: Vec<usize>, epoch: u64, room: &mut Room) -> Result<Batch> {
         let schema = self.data.schema();
         let n = indices.len();
         let sample = schema.sample_len();
         room.features.resize(n * sample, 0.0);
         for (x, &index) in room.features.chunks_exact_mut(sample).zip(&indices) {
-            self.data.read(index as usize, x)?;
+            self.data.read(index, x)?;
             if let Some(augment) = &self.augment {
-                augment.apply(x, epoch, index as usize, &mut room.scratch);
+                augment.apply(x, epoch, index, &mut room.scratch);
             }
             if let Some(rule) = &self.preprocess {
                 rule.apply(x);
@@ -283,10 +283,7 @@ impl Maker {
         let x = Tensor::from_slice(&room.features, shape(&schema.sample_shape()));
         let y = match &schema.target {
             TargetKind::Classes { .. } => {
-                let classes: Vec<i64> = indices
-                    .iter()
-                    .map(|&i| self.data.class(i as usize))
-                    .collect();
+                let classes: Vec<i64> = indices.iter().map(|&i| self.data.class(i)).collect();
                 Tensor::from_vec(classes, n)
             }
             TargetKind::Values {
@@ -295,7 +292,7 @@ impl Maker {
                 let width: usize = per_sample.iter().product();
                 let mut values = vec![0.0f32; n * width];
                 for (y, &index) in values.chunks_exact_mut(width.max(1)).zip(&indices) {
-                    self.data.read_values(index as usize, y)?;
+                    self.data.read_values(index, y)?;
                     if let Some(rule) = &self.preprocess {
                         rule.apply_target(y);
                     }
@@ -315,7 +312,7 @@ impl Maker {
 /// Which samples each batch of an epoch has.
 struct Order {
     /// The order of the samples; `None` is that of the dataset.
-    order: Option<Vec<u32>>,
+    order: Option<Vec<usize>>,
     /// Of the epoch.
     samples: usize,
     batches: usize,
@@ -324,7 +321,7 @@ struct Order {
 }
 
 impl Order {
-    fn batch(&self, number: usize) -> Vec<u32> {
+    fn batch(&self, number: usize) -> Vec<usize> {
         let start = number * self.batch_size;
         let end = match number + 1 == self.batches {
             true => self.samples,
@@ -332,7 +329,7 @@ impl Order {
         };
         match &self.order {
             Some(order) => order[start..end].to_vec(),
-            None => (start as u32..end as u32).collect(),
+            None => (start..end).collect(),
         }
     }
 }

@@ -78,14 +78,19 @@ impl Philox {
     ///
     /// # Panics
     /// If `n` is 0.
-    pub fn below(&mut self, n: u32) -> u32 {
+    pub fn below(&mut self, n: usize) -> usize {
         assert!(n > 0, "no number lies below 0");
+        let Ok(n) = u32::try_from(n) else {
+            let wide = u64::from(self.next_u32()) << 32 | u64::from(self.next_u32());
+            // Uneven by one part in 2^64 / n.
+            return ((u128::from(wide) * n as u128) >> 64) as usize;
+        };
         loop {
             let product = u64::from(self.next_u32()) * u64::from(n);
             let low = product as u32;
             // Only the first 2^32 mod n low parts are over-represented.
             if low >= n || low >= n.wrapping_neg() % n {
-                return (product >> 32) as u32;
+                return (product >> 32) as usize;
             }
         }
     }
@@ -101,14 +106,9 @@ impl Philox {
     }
 
     /// Puts a slice into random order (Fisher-Yates); every order is equally likely.
-    ///
-    /// # Panics
-    /// If the slice has more than 2^32 - 1 elements.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        let n = u32::try_from(items.len()).expect("at most 2^32 - 1 items can be shuffled");
-        for i in (1..n).rev() {
-            let j = self.below(i + 1);
-            items.swap(i as usize, j as usize);
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
         }
     }
 }
@@ -121,12 +121,8 @@ impl Philox {
 /// sorted.sort();
 /// assert_eq!(sorted, [0, 1, 2, 3, 4]);
 /// ```
-///
-/// # Panics
-/// If `n` is more than 2^32 - 1.
-pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
-    let n = u32::try_from(n).expect("at most 2^32 - 1 samples can be shuffled");
-    let mut order: Vec<u32> = (0..n).collect();
+pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
     Philox::new(seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
     order
 }
@@ -159,13 +155,16 @@ mod tests {
         let mut rng = Philox::new(1, Purpose::Augment, 0, 0);
         let mut counts = [0usize; 7];
         for _ in 0..70_000 {
-            counts[rng.below(7) as usize] += 1;
+            counts[rng.below(7)] += 1;
         }
         assert!(
             counts.iter().all(|&c| (9_500..10_500).contains(&c)),
             "{counts:?}"
         );
         assert_eq!(rng.below(1), 0);
+        let wide = [0; 100].map(|_| rng.below(1 << 40));
+        assert!(wide.iter().all(|&n| n < 1 << 40));
+        assert!(wide.iter().filter(|&&n| n >= 1 << 39).count().abs_diff(50) < 20);
     }
 
     #[test]
@@ -196,7 +195,7 @@ mod tests {
         assert_eq!(order, permutation(100, 1, 0));
         assert_ne!(order, permutation(100, 1, 1));
         assert_ne!(order, permutation(100, 2, 0));
-        assert_eq!(permutation(0, 1, 0), Vec::<u32>::new());
+        assert_eq!(permutation(0, 1, 0), Vec::<usize>::new());
         assert_eq!(permutation(1, 1, 0), vec![0]);
     }
 }

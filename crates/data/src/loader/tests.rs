@@ -31,7 +31,7 @@ fn pictures(n: usize) -> SharedDataset {
 }
 
 /// All that an epoch gives, as plain numbers.
-fn contents(epoch: Epoch) -> Vec<(Vec<f32>, Vec<i64>, Vec<u32>)> {
+fn contents(epoch: Epoch) -> Vec<(Vec<f32>, Vec<i64>, Vec<usize>)> {
     epoch
         .map(|batch| {
             let b = batch.unwrap();
@@ -101,7 +101,7 @@ fn values_keep_their_shape() {
 #[test]
 fn every_sample_is_visited_once_in_an_order_of_the_epoch() {
     let loader = Loader::new(pictures(50)).batch_size(7).shuffle(3);
-    let visited = |epoch| -> Vec<u32> {
+    let visited = |epoch| -> Vec<usize> {
         loader
             .epoch(epoch)
             .flat_map(|b| b.unwrap().indices)
@@ -110,7 +110,7 @@ fn every_sample_is_visited_once_in_an_order_of_the_epoch() {
     let first = visited(0);
     let mut sorted = first.clone();
     sorted.sort();
-    assert_eq!(sorted, (0..50).collect::<Vec<u32>>());
+    assert_eq!(sorted, (0..50).collect::<Vec<usize>>());
     assert_eq!(visited(0), first);
     assert_ne!(visited(1), first);
     let short = loader.clone().drop_last(true);
@@ -158,7 +158,7 @@ fn an_epoch_goes_on_from_its_middle() {
 #[test]
 fn augmentation_changes_with_the_epoch_but_not_with_the_batch() {
     let by_sample = |loader: &Loader, epoch| {
-        let mut rows: Vec<(u32, Vec<f32>)> = contents(loader.epoch(epoch))
+        let mut rows: Vec<(usize, Vec<f32>)> = contents(loader.epoch(epoch))
             .into_iter()
             .flat_map(|(x, _, indices)| {
                 let rows = x.chunks(16).map(<[f32]>::to_vec).collect::<Vec<_>>();
@@ -338,9 +338,9 @@ fn a_lone_last_sample_joins_the_batch_before() {
         let loader = loader.merge_lone(true).threads(threads);
         let batches: Vec<Batch> = loader.epoch(0).map(Result::unwrap).collect();
         assert_eq!(batches.len(), loader.batches());
-        let mut seen: Vec<u32> = batches.iter().flat_map(|b| b.indices.clone()).collect();
+        let mut seen: Vec<usize> = batches.iter().flat_map(|b| b.indices.clone()).collect();
         seen.sort_unstable();
-        assert!(seen.into_iter().eq(0..loader.samples() as u32));
+        assert!(seen.into_iter().eq(0..loader.samples()));
         batches.iter().map(Batch::len).collect()
     };
     for threads in [0, 2] {

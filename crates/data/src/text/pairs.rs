@@ -164,30 +164,33 @@ impl Pairs {
     }
 
     /// The pairs of each batch of an epoch.
-    fn order(&self, epoch: u64) -> Vec<Vec<u32>> {
+    fn order(&self, epoch: u64) -> Vec<Vec<usize>> {
         let count = self.pairs.len();
-        let by_length = |&i: &u32| {
-            let [read, write] = &self.pairs[i as usize];
+        let by_length = |&i: &usize| {
+            let [read, write] = &self.pairs[i];
             (write.len(), read.len())
         };
         let Some(seed) = self.seed else {
-            let mut order: Vec<u32> = (0..count as u32).collect();
+            let mut order: Vec<usize> = (0..count).collect();
             order.sort_by_key(by_length);
-            return order.chunks(self.batch_size).map(<[u32]>::to_vec).collect();
+            return order
+                .chunks(self.batch_size)
+                .map(<[usize]>::to_vec)
+                .collect();
         };
         let mut order = permutation(count, seed, epoch);
         let mut batches = Vec::with_capacity(self.batches());
         for pool in order.chunks_mut(POOL * self.batch_size) {
             pool.sort_by_key(by_length);
-            batches.extend(pool.chunks(self.batch_size).map(<[u32]>::to_vec));
+            batches.extend(pool.chunks(self.batch_size).map(<[usize]>::to_vec));
         }
         Philox::new(seed, Purpose::Batches, epoch, 0).shuffle(&mut batches);
         batches
     }
 
-    fn make(&self, indices: Vec<u32>) -> Batch {
+    fn make(&self, indices: Vec<usize>) -> Batch {
         let side = |side: usize, filler: i64| {
-            let texts = || indices.iter().map(|&i| &self.pairs[i as usize][side]);
+            let texts = || indices.iter().map(|&i| &self.pairs[i][side]);
             let longest = texts().map(Vec::len).max().unwrap_or(0);
             let time = longest.next_multiple_of(8);
             let mut all = Vec::with_capacity(texts().len() * time);
@@ -197,7 +200,7 @@ impl Pairs {
             }
             Tensor::from_vec(all, [texts().len(), time])
         };
-        let written = indices.iter().map(|&i| self.pairs[i as usize][1].len());
+        let written = indices.iter().map(|&i| self.pairs[i][1].len());
         Batch {
             x: side(0, self.padding.into()),
             y: side(1, IGNORE),
@@ -276,15 +279,15 @@ mod tests {
             for epoch in 0..2 {
                 let batches = all(&pairs, epoch);
                 assert_eq!(batches.len(), pairs.batches());
-                let mut seen: Vec<u32> = Vec::new();
+                let mut seen: Vec<usize> = Vec::new();
                 for batch in &batches {
                     let rows = batch.indices.len();
                     assert_eq!((batch.x.dim(0), batch.y.dim(0)), (rows, rows));
                     let (x, y) = (batch.x.to_vec::<i64>(), batch.y.to_vec::<i64>());
                     let time = [x.len() / rows, y.len() / rows];
                     for (row, &i) in batch.indices.iter().enumerate() {
-                        let expected = |length: u32, filler: i64, time: usize| {
-                            let mut text = vec![i64::from(i) + 1; (i % length + 1) as usize];
+                        let expected = |length: usize, filler: i64, time: usize| {
+                            let mut text = vec![i as i64 + 1; i % length + 1];
                             text.resize(time, filler);
                             text
                         };
@@ -304,7 +307,7 @@ mod tests {
     #[test]
     fn epochs_differ_and_can_be_made_again() {
         let pairs = some(200).batch_size(8).shuffle(1);
-        let order = |epoch, skip| -> Vec<Vec<u32>> {
+        let order = |epoch, skip| -> Vec<Vec<usize>> {
             let batches = pairs.epoch(epoch, skip);
             batches.map(|batch| batch.unwrap().indices).collect()
         };

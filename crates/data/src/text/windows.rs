@@ -187,7 +187,7 @@ impl Windows {
             let start = match self.random {
                 Some(_) => {
                     let mut rng = Philox::new(self.seed, Purpose::Window, epoch, sample);
-                    rng.below(self.starts() as u32) as usize
+                    rng.below(self.starts())
                 }
                 None => sample * self.stride(),
             };
@@ -209,7 +209,7 @@ impl Windows {
                     spans.take_out(&window, &mut rng, &mut x, &mut y);
                 }
             }
-            indices.push(start as u32);
+            indices.push(start);
         }
         let written = y.len() / count;
         Batch {
@@ -245,7 +245,7 @@ impl Masking {
                 targets[i] = window[i];
                 window[i] = match rng.below(10) {
                     0..8 => self.mask.into(),
-                    8 => (self.others.start + rng.below(self.others.len() as u32)).into(),
+                    8 => i64::from(self.others.start) + rng.below(self.others.len()) as i64,
                     _ => window[i],
                 };
             }
