@@ -2,10 +2,7 @@
 
 use crate::seq2seq::smoothed_loss;
 use fornax_nn::{KvCache, Module};
-use fornax_tensor::{DType, Tensor};
-
-/// The class that does not count in a loss, as in PyTorch and HuggingFace.
-pub const IGNORE: i64 = -100;
+use fornax_tensor::{DType, IGNORE_INDEX, Tensor};
 
 /// A model that gives, for each token of a text, a score for every token that may follow.
 ///
@@ -53,18 +50,18 @@ pub trait CausalLm: Module + Send + Sync {
 
 /// The mean cross-entropy of each token but the first, given those before it. `logits` are
 /// `[batch, time, vocab]`, `labels [batch, time]` the tokens themselves; those that are
-/// [`IGNORE`] do not count. It is the loss that HuggingFace's causal models compute.
+/// [`IGNORE_INDEX`] do not count. It is the loss that HuggingFace's causal models compute.
 #[track_caller]
 pub fn next_token_loss(logits: &Tensor, labels: &Tensor) -> Tensor {
     let [batch, time] = [labels.dim(0), labels.dim(1)];
     // The labels are moved, not the logits, which are many.
-    let last = Tensor::full([batch, 1], IGNORE as f64, DType::I64);
+    let last = Tensor::full([batch, 1], IGNORE_INDEX as f64, DType::I64);
     let next = Tensor::cat(&[labels.narrow(1, 1, time - 1), last], 1);
     token_loss(logits, &next)
 }
 
 /// The mean cross-entropy of `logits [batch, time, vocab]` against `labels [batch, time]` at the
-/// same places; those that are [`IGNORE`] do not count.
+/// same places; those that are [`IGNORE_INDEX`] do not count.
 #[track_caller]
 pub fn token_loss(logits: &Tensor, labels: &Tensor) -> Tensor {
     smoothed_loss(logits, labels, 0.0)

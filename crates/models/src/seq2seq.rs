@@ -1,8 +1,7 @@
 //! Models that read one text and write another: what generation and training need of them.
 
-use crate::causal::IGNORE;
 use fornax_nn::{CrossEntropyLoss, KvCache, Loss, Module};
-use fornax_tensor::{DType, Tensor, eval_all};
+use fornax_tensor::{DType, IGNORE_INDEX, Tensor, eval_all};
 
 /// An encoder that reads a text once, and a decoder that writes another token by token.
 ///
@@ -64,11 +63,11 @@ pub trait Seq2SeqLm: Module + Send + Sync {
     }
 
     /// What the decoder reads in training to write `labels [batch, time]`: the same, begun with the
-    /// start token and without the last; `padding` stands for those that are [`IGNORE`].
+    /// start token and without the last; `padding` stands for those that are [`IGNORE_INDEX`].
     fn shift_right(&self, labels: &Tensor, padding: i64) -> Tensor {
         let [batch, time] = [labels.dim(0), labels.dim(1)];
         let start = Tensor::full([batch, 1], self.start_token() as f64, DType::I64);
-        let ids = labels.masked_fill(&labels.eq_scalar(IGNORE), padding as f64);
+        let ids = labels.masked_fill(&labels.eq_scalar(IGNORE_INDEX), padding as f64);
         Tensor::cat(&[start, ids.narrow(1, 0, time - 1)], 1)
     }
 }
@@ -107,7 +106,7 @@ impl<M: Seq2SeqLm + ?Sized> Seq2SeqLm for Box<M> {
 
 /// The mean cross-entropy of `logits [batch, time, vocab]` against `labels [batch, time]`, of which
 /// a share `smoothing` is given to all tokens alike (Szegedy et al. 2016; Vaswani et al. 2017 take
-/// 0.1). Labels that are [`IGNORE`] do not count.
+/// 0.1). Labels that are [`IGNORE_INDEX`] do not count.
 #[track_caller]
 pub fn smoothed_loss(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Tensor {
     let loss = CrossEntropyLoss::default().label_smoothing(smoothing);

@@ -41,7 +41,9 @@ pub use grad::{Grads, grad, grad_of, jvp, value_and_grad};
 pub use half::{bf16, f16};
 pub use module::*;
 pub use node::{checkpoint, is_recording, record, with_training};
-pub use ops::{Attention, ConvSpec, Recurrence, RngState, manual_seed, rng_state, set_rng_state};
+pub use ops::{
+    Attention, ConvSpec, IGNORE_INDEX, Recurrence, RngState, manual_seed, rng_state, set_rng_state,
+};
 pub use plan::{Options, options, plans_made, with_options};
 pub use precision::{Precision, set_precision, with_precision};
 pub use prim::{Conv, Face, ReduceOp};

@@ -14,7 +14,7 @@ pub use chat::{Message, Role, chatml};
 pub use pairs::{Pairs, TextPair, encode_pairs, read_pairs, read_verses};
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use tokens::Tokens;
-pub use windows::{IGNORE, Masking, Objective, Spans, Windows};
+pub use windows::{Masking, Objective, Spans, Windows};
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
 //! Texts in pairs, such as a sentence and its translation, and batches of them.
 
-use super::{IGNORE, Tokenizer, sword};
+use super::{Tokenizer, sword};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::loader::{Batch, Batches};
 use crate::rng::{Philox, Purpose, permutation};
-use fornax_tensor::Tensor;
+use fornax_tensor::{IGNORE_INDEX, Tensor};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ pub fn read_verses(folder: &Path, source: &str, target: &str) -> Result<Vec<Text
 /// Batches of pairs of texts, each batch of about the same length.
 ///
 /// A batch has `x [batch, time]`, what is read, filled up with the padding token, and `y [batch,
-/// time]`, what is to be written, filled up with [`IGNORE`], both `i64`. The two times are the
+/// time]`, what is to be written, filled up with [`IGNORE_INDEX`], both `i64`. The two times are the
 /// longest text's, rounded up to a multiple of 8 so that few plans serve all batches. What a batch
 /// holds is a function of seed, epoch and number alone.
 ///
@@ -203,7 +203,7 @@ impl Pairs {
         let written = indices.iter().map(|&i| self.pairs[i][1].len());
         Batch {
             x: side(0, self.padding.into()),
-            y: side(1, IGNORE),
+            y: side(1, IGNORE_INDEX),
             weight: written.sum(),
             indices,
         }
@@ -292,9 +292,12 @@ mod tests {
                             text
                         };
                         assert_eq!(x[row * time[0]..][..time[0]], expected(7, 0, time[0]));
-                        assert_eq!(y[row * time[1]..][..time[1]], expected(11, IGNORE, time[1]));
+                        assert_eq!(
+                            y[row * time[1]..][..time[1]],
+                            expected(11, IGNORE_INDEX, time[1])
+                        );
                     }
-                    let counts = y.iter().filter(|&&id| id != IGNORE).count();
+                    let counts = y.iter().filter(|&&id| id != IGNORE_INDEX).count();
                     assert_eq!(counts, batch.weight);
                     seen.extend(&batch.indices);
                 }

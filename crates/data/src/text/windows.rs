@@ -4,11 +4,8 @@ use super::Tokens;
 use crate::error::{Error, Result};
 use crate::loader::{Batch, Batches};
 use crate::rng::{Philox, Purpose};
-use fornax_tensor::Tensor;
+use fornax_tensor::{IGNORE_INDEX, Tensor};
 use std::sync::Arc;
-
-/// The target that does not count in a loss, as in PyTorch and HuggingFace.
-pub const IGNORE: i64 = -100;
 
 /// What a model is to learn from a window.
 #[derive(Clone)]
@@ -53,7 +50,7 @@ pub struct Spans {
 /// Batches of windows of a text: at random places for training, side by side for validation.
 ///
 /// A batch has `x [batch, context]` and `y [batch, context]`, both `i64`; targets that do not count
-/// are [`IGNORE`]. With [`Objective::Spans`] `y` is another text, of another length. What a batch
+/// are [`IGNORE_INDEX`]. With [`Objective::Spans`] `y` is another text, of another length. What a batch
 /// holds is a function of seed, epoch and number alone.
 ///
 /// ```
@@ -213,7 +210,7 @@ impl Windows {
         }
         let written = y.len() / count;
         Batch {
-            weight: y.iter().filter(|&&y| y != IGNORE).count(),
+            weight: y.iter().filter(|&&y| y != IGNORE_INDEX).count(),
             x: Tensor::from_vec(x, [count, self.context]),
             y: Tensor::from_vec(y, [count, written]),
             indices,
@@ -234,7 +231,7 @@ impl Masking {
         }
         rng.shuffle(&mut words);
         let wanted = ((self.share * window.len() as f64).round() as usize).max(1);
-        let mut targets = vec![IGNORE; window.len()];
+        let mut targets = vec![IGNORE_INDEX; window.len()];
         let mut hidden = 0;
         for (start, end) in words {
             // A word that is too long is left out, but something is hidden at any rate.
@@ -470,11 +467,15 @@ mod tests {
                 for i in 0..context {
                     let begins = |i: usize| [0, 1, 3].contains(&(i % 6));
                     if i > 0 && !begins(i) {
-                        assert_eq!(y[i] == IGNORE, y[i - 1] == IGNORE, "half a word");
+                        assert_eq!(
+                            y[i] == IGNORE_INDEX,
+                            y[i - 1] == IGNORE_INDEX,
+                            "half a word"
+                        );
                     }
                     let original = [2, 4, 5, 6, 7, 9][i % 6];
                     match y[i] {
-                        IGNORE => assert_eq!(x[i], original),
+                        IGNORE_INDEX => assert_eq!(x[i], original),
                         target => {
                             assert_eq!(target, original);
                             hidden += 1;
@@ -483,7 +484,7 @@ mod tests {
                         }
                     }
                 }
-                assert!(y.iter().filter(|&&y| y != IGNORE).count() <= 9);
+                assert!(y.iter().filter(|&&y| y != IGNORE_INDEX).count() <= 9);
             }
         }
         let share = |n: usize| n as f64 / f64::from(hidden as u32);

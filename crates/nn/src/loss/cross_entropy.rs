@@ -1,7 +1,7 @@
 //! Losses of class targets.
 
 use super::{Loss, Reduction};
-use fornax_tensor::{DType, Tensor};
+use fornax_tensor::{DType, IGNORE_INDEX, Tensor};
 
 /// Options of [`cross_entropy`] and [`nll_loss`].
 #[derive(Clone)]
@@ -225,7 +225,7 @@ impl Default for CrossEntropyLoss {
     fn default() -> Self {
         CrossEntropyLoss {
             weight: None,
-            ignore_index: -100,
+            ignore_index: IGNORE_INDEX,
             label_smoothing: 0.0,
             reduction: Reduction::Mean,
         }
@@ -287,7 +287,7 @@ impl Default for NLLLoss {
     fn default() -> Self {
         NLLLoss {
             weight: None,
-            ignore_index: -100,
+            ignore_index: IGNORE_INDEX,
             reduction: Reduction::Mean,
         }
     }

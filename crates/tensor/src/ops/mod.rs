@@ -16,5 +16,6 @@ mod reduce;
 
 pub use attention::Attention;
 pub use conv::ConvSpec;
+pub use norm::IGNORE_INDEX;
 pub use random::{RngState, manual_seed, rng_state, set_rng_state};
 pub use recurrent::Recurrence;

@@ -6,6 +6,9 @@ use crate::node::is_recording;
 use crate::shape::axis_index;
 use crate::tensor::Tensor;
 
+/// The class that counts for nothing in a loss if no other is named, as in PyTorch and HuggingFace.
+pub const IGNORE_INDEX: i64 = -100;
+
 impl Tensor {
     /// `exp(x_i) / sum_j exp(x_j)` along an axis.
     #[track_caller]

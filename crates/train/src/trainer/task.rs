@@ -1,10 +1,9 @@
 //! What a model is trained for: how a batch becomes a loss.
 
-use fornax_data::text::IGNORE;
 use fornax_data::{Batch, Preprocess, Schema};
 use fornax_models::Seq2SeqLm;
 use fornax_nn::{CrossEntropyLoss, Layer, Loss, MSELoss, Module};
-use fornax_tensor::{DType, Tensor, is_recording};
+use fornax_tensor::{DType, IGNORE_INDEX, Tensor, is_recording};
 
 /// What a batch yields.
 pub struct Outcome {
@@ -88,8 +87,8 @@ impl<M: Layer> Task<M> for Supervised {
 /// or one that was hidden.
 ///
 /// The model's output is `[batch, time, vocab]`, the targets are `[batch, time]`; those that are
-/// [`IGNORE`](fornax_data::text::IGNORE) do not count. The loss is the cross-entropy in nats per token, the
-/// metric "accuracy" the share of tokens that are the model's first guess.
+/// [`IGNORE_INDEX`] do not count. The loss is the cross-entropy in nats per token, the metric
+/// "accuracy" the share of tokens that are the model's first guess.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Language {
     /// The share of the target that is spread over all tokens, in training only.
@@ -105,7 +104,7 @@ impl<M: Layer> Task<M> for Language {
 /// A model that reads one text and writes another, such as its translation.
 ///
 /// A batch has `x [batch, keys]`, what is read, and `y [batch, time]`, what is to be written, where
-/// [`IGNORE`](fornax_data::text::IGNORE) does not count. Loss and metric are those of [`Language`];
+/// [`IGNORE_INDEX`] does not count. Loss and metric are those of [`Language`];
 /// the decoder sees what it should have written so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seq2Seq {
@@ -134,7 +133,7 @@ fn cross_entropy(label_smoothing: f64) -> CrossEntropyLoss {
 fn of_tokens(logits: &Tensor, targets: &Tensor, label_smoothing: f64) -> Outcome {
     let loss = cross_entropy(label_smoothing);
     let (logits, targets) = (logits.flatten(0, 1), targets.flatten(0, 1));
-    let counts = targets.ne_scalar(IGNORE as f64).to_dtype(DType::F64);
+    let counts = targets.ne_scalar(IGNORE_INDEX as f64).to_dtype(DType::F64);
     let right = logits.detach().argmax(-1).eq(&targets).to_dtype(DType::F64);
     Outcome {
         loss: loss.forward(&logits, &targets),
