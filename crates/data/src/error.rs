@@ -55,8 +55,8 @@ pub enum Error {
 
     /// A dataset that has a name but whose files are in none of the places searched.
     #[error(
-        "the dataset \"{name}\" is not there (looked in {}); fetch it with `scripts/fetch-data {name}`, \
-         or say where it is with --data DIR or FORNAX_DATA=DIR",
+        "\"{name}\" is not there (looked in {}); fetch it with `scripts/fetch-data {name}`, or say \
+         where it is with FORNAX_DATA=DIR",
         list(looked)
     )]
     NotFetched {
