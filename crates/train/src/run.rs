@@ -23,6 +23,7 @@ use fornax_data::text::Tokenizer;
 use fornax_data::{Loader, Preprocess, Schema, SharedDataset, Splits};
 use fornax_nn::{Module, Summary};
 use fornax_tensor::io::{is_leftover, remove_leftovers, write_atomic};
+use fornax_tensor::with_precision;
 
 use crate::callback::{Callback, EpochRecord, Flow, ForAny, rounded};
 use crate::data::Data;
@@ -301,7 +302,11 @@ impl Run {
     ///
     /// # Errors
     /// As [`Trainer::fit`], and if files cannot be written.
-    pub fn train(mut self, callbacks: Vec<Box<dyn Callback<dyn Module>>>) -> Result<Report> {
+    pub fn train(self, callbacks: Vec<Box<dyn Callback<dyn Module>>>) -> Result<Report> {
+        with_precision(self.recipe.precision(), || self.train_and_test(callbacks))
+    }
+
+    fn train_and_test(mut self, callbacks: Vec<Box<dyn Callback<dyn Module>>>) -> Result<Report> {
         let started = Instant::now();
         let (folder, recipe) = (&self.folder, &self.recipe);
         let history = match &mut self.work {
@@ -452,7 +457,8 @@ impl Trained {
                 changes.join(", ")
             )));
         }
-        Ok((name, test(&self.network, part, &self.preprocess)?))
+        let judge = || test(&self.network, part, &self.preprocess);
+        Ok((name, with_precision(self.recipe.precision(), judge)?))
     }
 }
 
@@ -510,7 +516,9 @@ impl TrainedText {
                 self.folder.display()
             )));
         }
-        text::evaluate(&self.recipe, &self.model, &text)
+        with_precision(self.recipe.precision(), || {
+            text::evaluate(&self.recipe, &self.model, &text)
+        })
     }
 }
 
@@ -714,4 +722,37 @@ fn plot_confusion(folder: &Path, title: &str, evaluation: &Evaluation) -> Result
         evaluation.samples
     );
     plot::confusion_matrix(&folder.join(CONFUSION), &title, &classes.names, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fornax_tensor::Precision;
+    use std::sync::mpsc;
+
+    struct Tell(mpsc::Sender<Precision>);
+
+    impl Callback<dyn Module> for Tell {
+        fn step(
+            &mut self,
+            _: &crate::callback::StepEvent<'_>,
+            _: &(dyn Module + 'static),
+        ) -> Result<Flow> {
+            self.0.send(Precision::current()).expect("somebody listens");
+            Ok(Flow::Continue)
+        }
+    }
+
+    #[test]
+    fn a_run_has_the_precision_of_its_recipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = ["epochs=1".to_owned(), "precision=medium".to_owned()];
+        let recipe = Recipe::load("iris", &set).unwrap();
+        let run = Run::create(&folder.path().join("run"), recipe, None).unwrap();
+        let (tell, heard) = mpsc::channel();
+        run.train(vec![Box::new(Tell(tell))]).unwrap();
+        let heard: Vec<Precision> = heard.iter().collect();
+        assert!(!heard.is_empty() && heard.iter().all(|&p| p == Precision::Medium));
+        assert_eq!(Precision::current(), Precision::Highest);
+    }
 }

@@ -13,6 +13,7 @@ pub mod schema;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use fornax_tensor::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, io};
@@ -77,6 +78,7 @@ pub struct Recipe {
     pub epochs: usize,
     pub batch_size: usize,
     pub accumulate: usize,
+    pub precision: String,
     pub data: DataRecipe,
     /// All zero for text.
     #[serde(default)]
@@ -273,6 +275,11 @@ impl ModelRecipe {
 }
 
 impl Recipe {
+    /// How exactly products are computed in training and evaluation.
+    pub fn precision(&self) -> Precision {
+        self.precision.parse().expect("a recipe has been checked")
+    }
+
     /// Reads the recipe `name_or_file` (a built-in name, or else a TOML file) and applies `set`,
     /// each `key=value`. A CSV file or a folder of pictures is data for the recipe that suits it,
     /// which is then called as they are.

@@ -174,6 +174,13 @@ pub const KEYS: &[Key] = &[
         "1",
         "batches whose gradients make one step",
     ),
+    key(
+        "precision",
+        Kind::Choice(&["highest", "high", "medium"]),
+        "\"highest\"",
+        "how exactly products of f32 are computed in training and evaluation; less is faster on \
+         processors with a matrix unit",
+    ),
     // data
     key(
         "data.name",
