@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 
@@ -56,7 +55,9 @@ def lenet(batch):
 
 
 def resnet18_cifar(batch):
-    model = torchvision.models.resnet18(num_classes=10)
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
@@ -165,8 +166,10 @@ def infer(model, forward, work=None):
 
 
 def resnet50(batch):
+    from torchvision.models import resnet50
+
     x = torch.rand(batch, 3, 224, 224)
-    return infer(torchvision.models.resnet50(), lambda m: m(x).mean())
+    return infer(resnet50(), lambda m: m(x).mean())
 
 
 def bert(batch, time):

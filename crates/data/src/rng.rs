@@ -74,7 +74,8 @@ impl Philox {
         self.block[self.used - 1]
     }
 
-    /// A whole number in `0..n`, each equally likely (Lemire's multiplication with rejection).
+    /// A whole number in `0..n`, each equally likely (Lemire's multiplication with rejection) as far
+    /// as `n` fits 32 bits; beyond, to one part in `2^64 / n`.
     ///
     /// # Panics
     /// If `n` is 0.
@@ -82,7 +83,6 @@ impl Philox {
         assert!(n > 0, "no number lies below 0");
         let Ok(n) = u32::try_from(n) else {
             let wide = u64::from(self.next_u32()) << 32 | u64::from(self.next_u32());
-            // Uneven by one part in 2^64 / n.
             return ((u128::from(wide) * n as u128) >> 64) as usize;
         };
         loop {
@@ -105,7 +105,8 @@ impl Philox {
         low + (high - low) * self.unit()
     }
 
-    /// Puts a slice into random order (Fisher-Yates); every order is equally likely.
+    /// Puts a slice into random order (Fisher-Yates), each order as likely as
+    /// [`below`](Self::below) is even.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));

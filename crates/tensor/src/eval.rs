@@ -62,7 +62,7 @@ fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>,
             },
         })
         .collect();
-    let arena = Storage::alloc(plan.arena);
+    let arena = Storage::scratch(plan.arena);
     let at = |place: Place| match place {
         Place::Leaf(i) => Arg {
             storage: &leaf(i).storage,

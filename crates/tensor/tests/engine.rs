@@ -109,6 +109,26 @@ fn checkpointing_changes_no_bit() {
     assert_eq!(plain.to_vec::<f64>(), saved.to_vec::<f64>());
 }
 
+/// What is computed again drops the weights that were dropped the first time.
+#[test]
+fn checkpointing_attention_with_dropout_changes_no_bit() {
+    let gradient = |save: bool| {
+        manual_seed(3);
+        let x = Tensor::randn([2, 2, 40, 8], DType::F32);
+        let options = Attention {
+            dropout: 0.4,
+            ..Attention::default()
+        };
+        let attend = |x: &Tensor| Tensor::attention(x, x, x, options.clone()).tanh();
+        let f = |x: &Tensor| match save {
+            true => checkpoint(|| attend(x)),
+            false => attend(x),
+        };
+        grad(&x, |x| f(&f(x)).square().sum(..)).to_vec::<f32>()
+    };
+    assert_eq!(gradient(false), gradient(true));
+}
+
 #[test]
 #[should_panic(expected = "does not depend on the parameter(s) 1")]
 fn an_unreached_parameter_is_named() {

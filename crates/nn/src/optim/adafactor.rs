@@ -13,9 +13,10 @@ use fornax_tensor::{DType, Grads, Tensor};
 ///
 /// At step `t`, with `rms` the root of the mean square: `b = t^beta2_decay`; of a gradient `g` with
 /// two dimensions or more the means of `g^2` over the last and over the last but one dimension
-/// enter the running means `r` and `c` with weight `b`, and `v = r c / mean(r)`; of a vector,
-/// `v` itself is the running mean of `g^2`. Then `u = g / max(sqrt(v), eps1)`, and
-/// `p -= max(eps2, rms(p)) min(lr, 1 / sqrt(t)) u / max(1, rms(u) / d)`.
+/// enter the running means `r` and `c` with weight `b`, and `v = r c / max(mean(r), eps1)`; of a
+/// vector, `v` itself is the running mean of `g^2`. Then `u = g / max(sqrt(v), eps1)`, and
+/// `p -= max(eps2, rms(p)) min(lr, 1 / sqrt(t)) u / max(1, rms(u) / d)`, after `p` was scaled by
+/// `1 - lr weight_decay`.
 ///
 /// So `lr` is relative: 0.01 moves a weight by a hundredth of the size that weights of its matrix
 /// have, whatever deviation they started with.

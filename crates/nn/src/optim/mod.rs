@@ -2,7 +2,8 @@
 //!
 //! A step builds the new value of every parameter and of every piece of the optimizer's state as
 //! an expression, puts them in place, and evaluates all of them together: one plan, in which each
-//! parameter's update is one fused pass over memory that writes in place. What changes from step
+//! parameter's update is one fused pass over memory that writes in place (a few in [`Adafactor`],
+//! which needs means of whole parameters). What changes from step
 //! to step (learning rate, bias corrections) enters as plain numbers, so the plan is reused.
 
 mod adafactor;

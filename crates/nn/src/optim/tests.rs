@@ -229,6 +229,35 @@ fn a_restored_optimizer_goes_on_as_if_nothing_had_happened() {
     );
 }
 
+/// The state of a vector, a matrix and a stack of matrices.
+#[test]
+fn a_restored_adafactor_goes_on_as_if_nothing_had_happened() {
+    fornax_tensor::manual_seed(5);
+    let rand = |shape: &[usize]| Param::new(Tensor::randn(shape, DType::F32));
+    let (mut a, mut m) = (
+        Adafactor::new(0.02),
+        vec![rand(&[4]), rand(&[3, 4]), rand(&[2, 3, 5])],
+    );
+    let step = |optimizer: &mut Adafactor, m: &mut Vec<Param>| {
+        let (_, grads) = value_and_grad(&*m, |m| {
+            let sums = m.iter().map(|p| p.sin().sum(..));
+            sums.reduce(|a, b| a + b).unwrap()
+        });
+        optimizer.step(m, grads).unwrap();
+    };
+    for _ in 0..3 {
+        step(&mut a, &mut m);
+    }
+    let (mut b, mut n) = (Adafactor::new(0.02), m.clone());
+    b.load_state(&n, a.state()).unwrap();
+    for _ in 0..3 {
+        step(&mut a, &mut m);
+        step(&mut b, &mut n);
+    }
+    let bits = |m: &[Param]| m.iter().map(|p| p.to_vec::<f32>()).collect::<Vec<_>>();
+    assert_eq!(bits(&m), bits(&n));
+}
+
 #[test]
 fn a_state_that_does_not_fit_is_refused() {
     let (mut a, mut m) = (Adam::new(0.1), model());

@@ -1,5 +1,6 @@
 //! Scaled dot-product attention and its gradient in blocks of queries and keys: the matrix of
-//! weights is never stored whole (Dao et al. 2022, "FlashAttention").
+//! weights is never stored whole (Dao et al. 2022, "FlashAttention"). Only a mask's gradient, where
+//! one is asked for, is as large as that.
 //!
 //! Work is cut by shape alone, and every sum has one order.
 
@@ -461,6 +462,7 @@ unsafe fn backward_block<T: Block + RowFloat>(
         let q = x.q.head(of.batch, of.head, of.rows.start);
         let dq_row = (a.heads * a.size) as isize;
         let dq = out.add(start / a.width * a.size);
+        let seen = a.key_blocks(&of.rows).last().map_or(0, |keys| keys.end);
         for keys in a.key_blocks(&of.rows) {
             let n = keys.len();
             a.scores(x, of, &keys, weights);
@@ -484,9 +486,9 @@ unsafe fn backward_block<T: Block + RowFloat>(
                     let at = start + (query * a.heads + of.head) * a.keys;
                     let all = std::slice::from_raw_parts_mut(out.add(at), a.keys);
                     all[keys.clone()].copy_from_slice(row);
-                    if a.causal {
-                        // Keys that none of the rows sees have no block.
-                        all[keys.end..].fill(T::default());
+                    // Keys that none of the rows sees have no block.
+                    if keys.end == seen {
+                        all[seen..].fill(T::default());
                     }
                 }
             }

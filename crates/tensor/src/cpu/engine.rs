@@ -140,7 +140,7 @@ fn packed(a: &Arg<'_>, x: &Operand) -> Packed {
         };
     }
     let (size, shape) = (x.dtype.size(), &x.layout.shape);
-    let copy = Storage::alloc(shape.numel() * size);
+    let copy = Storage::scratch(shape.numel() * size);
     // SAFETY: the planner's operands cover their layouts; the copy is as large as the shape.
     unsafe {
         copy::copy(
@@ -220,7 +220,7 @@ impl Kernel for ArgSort {
             descending: self.descending,
         };
         let x = packed(&args[0], &self.x);
-        let values = Storage::alloc(shape.numel() * self.x.dtype.size());
+        let values = Storage::scratch(shape.numel() * self.x.dtype.size());
         // SAFETY: all three are contiguous over the shape.
         unsafe {
             sort::sort(

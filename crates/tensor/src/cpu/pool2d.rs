@@ -278,7 +278,7 @@ macro_rules! stored {
         impl Stored for $h {
             type As = f32;
             fn read(src: &[Self], f: &mut dyn FnMut(&[f32])) {
-                let copy = Storage::alloc(src.len() * 4);
+                let copy = Storage::scratch(src.len() * 4);
                 let at = copy.as_ptr().cast::<f32>();
                 // SAFETY: a new block of that length.
                 let copy = unsafe { std::slice::from_raw_parts_mut(at, src.len()) };

@@ -1,10 +1,12 @@
 //! Memory for tensors and scratch, kept and reused.
 //!
 //! A page that was never touched costs a microsecond or more, so freed blocks go to a cache rather
-//! than to the system. Sizes are rounded up to a few classes per power of two, and a block serves
-//! sizes down to half its own, so that batches of varying length reuse the same blocks. Two bounds keep the cache from hoarding: the cap
-//! `FORNAX_CACHE_MB` (default 4096), and, whenever fresh memory is needed, twice the most that was
-//! ever in use at once; beyond them the blocks that have been idle the longest are returned.
+//! than to the system. Sizes are rounded up to a few classes per power of two. What lives for one
+//! evaluation also takes blocks of up to twice its size, so that batches of varying length reuse the
+//! same blocks; what may live on (parameters, an optimizer's state) takes those of its class alone.
+//! Two bounds keep the cache from hoarding: the cap `FORNAX_CACHE_MB` (default 4096), and, whenever
+//! fresh memory is needed, twice the most that was ever in use at once; beyond them the blocks that
+//! have been idle the longest are returned.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
@@ -50,6 +52,16 @@ pub struct Stats {
 impl Storage {
     /// A block of `bytes` bytes with unspecified content.
     pub fn alloc(bytes: usize) -> Storage {
+        Storage::new(bytes, 1)
+    }
+
+    /// As [`alloc`](Storage::alloc), for content that is dropped when an evaluation ends.
+    pub fn scratch(bytes: usize) -> Storage {
+        Storage::new(bytes, 2)
+    }
+
+    /// A block of `bytes` bytes and at most `slack` times as many, rounding aside.
+    fn new(bytes: usize, slack: usize) -> Storage {
         if bytes == 0 {
             return Storage {
                 ptr: NonNull::without_provenance(std::num::NonZero::new(ALIGN).unwrap()),
@@ -58,7 +70,7 @@ impl Storage {
             };
         }
         let size = round_up(bytes);
-        let idle = cache().take(size);
+        let idle = cache().take(size, slack);
         let (ptr, size) = idle.unwrap_or_else(|| (fresh(size), size));
         Storage {
             ptr,
@@ -173,11 +185,11 @@ impl Cache {
         }
     }
 
-    /// Finds an idle block for `size` bytes and its own size, and counts it as in use; without
-    /// one, `size` bytes to come. Of the smallest blocks that do, the one that became idle last: it
-    /// may still be in the processor's cache.
-    fn take(&mut self, size: usize) -> Option<(NonNull<u8>, usize)> {
-        let [least, most] = [size, size.saturating_mul(2)].map(class_of);
+    /// Finds an idle block of at least `size` bytes and at most `slack` times as many, and its own
+    /// size, and counts it as in use; without one, `size` bytes to come. Of the smallest blocks that
+    /// do, the one that became idle last: it may still be in the processor's cache.
+    fn take(&mut self, size: usize, slack: usize) -> Option<(NonNull<u8>, usize)> {
+        let [least, most] = [size, size.saturating_mul(slack)].map(class_of);
         let idle = self.classes[least..=most]
             .iter_mut()
             .find_map(VecDeque::pop_back);
@@ -323,18 +335,21 @@ mod tests {
     }
 
     #[test]
-    fn a_block_serves_down_to_half_its_size() {
+    fn scratch_takes_blocks_of_up_to_twice_its_size() {
         let mut cache = Cache::new(usize::MAX);
         let ptr = NonNull::<u8>::dangling();
         for size in [1000, 1600, 6000].map(round_up) {
-            assert!(cache.take(size).is_none());
+            assert!(cache.take(size, 2).is_none());
         }
         for size in [1000, 1600, 6000].map(round_up) {
             cache.give(ptr, size);
         }
+        // What may live on takes a block of its class.
+        assert!(cache.take(round_up(700), 1).is_none());
+        cache.in_use -= round_up(700);
         // The smallest that is large enough, and none that is more than twice as large.
         for (asked, given) in [(700, 1000), (1000, 1600), (1000, 0), (3500, 6000)] {
-            let taken = cache.take(round_up(asked)).map_or(0, |(_, size)| size);
+            let taken = cache.take(round_up(asked), 2).map_or(0, |(_, size)| size);
             assert_eq!(taken, if given > 0 { round_up(given) } else { 0 });
         }
         let missing = round_up(1000);

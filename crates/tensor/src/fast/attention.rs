@@ -40,7 +40,9 @@ impl Attend {
         h(self.scale.to_bits());
         // The key is a run-time slot.
         h(self.dropped.map_or(0.0, |d| d.p).to_bits());
-        h((self.precision as u64) << 2 | (self.causal as u64) << 1 | self.masked as u64);
+        let flags = [self.dropped.is_some(), self.causal, self.masked];
+        let bits = flags.iter().fold(0, |bits, &flag| bits << 1 | flag as u64);
+        h((self.precision as u64) << 3 | bits);
     }
 }
 

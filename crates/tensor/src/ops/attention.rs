@@ -23,8 +23,8 @@ pub struct Attention<'a> {
     pub causal: bool,
     /// What products are multiplied with; `1 / sqrt(size)` if not given.
     pub scale: Option<f64>,
-    /// The probability with which a weight becomes 0 while a gradient is being recorded; the
-    /// others grow by `1 / (1 - dropout)`. PyTorch's `dropout_p`.
+    /// The probability with which a weight becomes 0; the others grow by `1 / (1 - dropout)`. As
+    /// PyTorch's `dropout_p`, but only while a gradient is being recorded.
     pub dropout: f64,
 }
 
@@ -36,7 +36,8 @@ impl Tensor {
     /// `[batch, heads, queries, width]`. A query that sees no key gives zeros.
     ///
     /// It agrees with `torch.nn.functional.scaled_dot_product_attention`; the matrix of weights
-    /// is never stored whole (Dao et al. 2022).
+    /// is never stored whole (Dao et al. 2022), unless the gradient of a mask is asked for: that one
+    /// is as large.
     ///
     /// ```
     /// use fornax_tensor::{Attention, DType, Tensor};
@@ -48,10 +49,14 @@ impl Tensor {
     /// ```
     ///
     /// # Panics
-    /// If shapes or types do not fit.
+    /// If shapes or types do not fit, or `dropout` is no probability.
     #[track_caller]
     pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: Attention<'_>) -> Tensor {
         check(q, k, v);
+        let p = options.dropout;
+        if !(0.0..=1.0).contains(&p) {
+            panic!("attention: the probability {p} of dropout is not between 0 and 1");
+        }
         let dtype = q.dtype();
         let [b, h, t, s] = [q.dim(0), q.dim(1), q.dim(2), k.dim(2)];
         if s == 0 {
@@ -68,10 +73,6 @@ impl Tensor {
             };
             numbers.broadcast_to([b, h, t, s])
         });
-        let p = options.dropout;
-        if !(0.0..=1.0).contains(&p) {
-            panic!("attention: the probability {p} of dropout is not between 0 and 1");
-        }
         let drops = p > 0.0 && is_recording();
         let attend = Attend {
             scale: options

@@ -275,7 +275,8 @@ impl ModelRecipe {
 }
 
 impl Recipe {
-    /// How exactly products are computed in training and evaluation.
+    /// How exactly products are computed in training and evaluation, whatever
+    /// [`set_precision`](fornax_tensor::set_precision) says: a recipe is all that a run depends on.
     pub fn precision(&self) -> Precision {
         self.precision.parse().expect("a recipe has been checked")
     }

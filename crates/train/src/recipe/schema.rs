@@ -532,7 +532,8 @@ pub const KEYS: &[Key] = &[
         "optimizer.learning_rate",
         POSITIVE,
         "1e-3",
-        "learning rate; a schedule scales it; relative to the parameters' size in adafactor",
+        "learning rate; a schedule scales it; relative to the parameters' size, and at \
+         most 1/sqrt(step), in adafactor",
     )
     .otherwise(
         "optimizer.name",

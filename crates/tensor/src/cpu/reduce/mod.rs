@@ -173,7 +173,7 @@ impl ReducePlan {
         } = &self.source
         {
             let size = dtype.size();
-            let all = super::storage::Storage::alloc(elements * size);
+            let all = super::storage::Storage::scratch(elements * size);
             let shared = SharedPtr(all.as_ptr());
             let ins: SmallVec<[SharedPtr<u8>; 8]> =
                 inputs.iter().map(|p| SharedPtr(p.cast_mut())).collect();
