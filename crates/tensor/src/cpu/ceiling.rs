@@ -2,6 +2,8 @@
 
 use super::simd::{self, Level};
 use super::storage::Storage;
+#[cfg(target_arch = "x86_64")]
+use super::unit::{Kind, Tiles};
 use super::{copy, pool};
 use std::hint::black_box;
 use std::time::Instant;
@@ -27,20 +29,27 @@ pub fn multiply_add() -> f64 {
     (2 * tasks * ROUNDS * CHAINS * LANES) as f64 / seconds / 1e9
 }
 
-/// The same of the matrix unit's products of `bf16`, if it may be used.
+/// The same of products of `bf16`, if there is a unit for them.
 pub fn matrix_unit() -> Option<f64> {
-    if !simd::amx() {
-        return None;
-    }
     #[cfg(target_arch = "x86_64")]
     {
+        let kind = super::unit::kind()?;
         let tasks = 4 * pool::threads();
+        // Four products a round, of 16x32 by 32x16 numbers.
+        let rounds = match kind {
+            Kind::Amx => ROUNDS / 4,
+            Kind::Dots => ROUNDS / 32,
+        };
         let seconds = best(10, || {
             // SAFETY: the unit is there, and no task has tiles already.
-            pool::run(tasks, |_| unsafe { spin_tiles(ROUNDS / 4) });
+            pool::run(tasks, |_| unsafe {
+                match kind {
+                    Kind::Amx => spin_tiles(rounds),
+                    Kind::Dots => spin_dots(black_box(1.0), rounds),
+                }
+            });
         });
-        // Four products a round, of 16x32 by 32x16 numbers.
-        let operations = tasks * (ROUNDS / 4) * 4 * 2 * 16 * 32 * 16;
+        let operations = tasks * rounds * 4 * 2 * 16 * 32 * 16;
         Some(operations as f64 / seconds / 1e9)
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -50,11 +59,11 @@ pub fn matrix_unit() -> Option<f64> {
 /// Products of tiles of zeros, four sums at a time.
 ///
 /// # Safety
-/// As for [`Tiles::new`](super::amx::Tiles::new).
+/// As for [`Tiles::new`]; it must be AMX.
 #[cfg(target_arch = "x86_64")]
 unsafe fn spin_tiles(rounds: usize) {
     // SAFETY: the caller's promise.
-    let _tiles = unsafe { super::amx::Tiles::new() };
+    let _tiles = unsafe { Tiles::new() };
     // SAFETY: touches nothing but tiles, which are configured, and the counter.
     unsafe {
         std::arch::asm!(
@@ -73,6 +82,23 @@ unsafe fn spin_tiles(rounds: usize) {
             options(nomem, nostack),
         );
     }
+}
+
+/// As many products of `bf16` as [`spin_tiles`] makes, by dot products of pairs.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn spin_dots(x: f32, rounds: usize) {
+    use std::arch::x86_64::*;
+    let x = _mm512_set1_ps(x);
+    let pairs = _mm512_cvtne2ps_pbh(x, x);
+    let mut sums = [x; 2 * CHAINS];
+    // A product of tiles is 256 instructions, each of a vector of sums and its pairs.
+    for _ in 0..4 * 256 * rounds / sums.len() {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, pairs, pairs);
+        }
+    }
+    black_box(sums);
 }
 
 /// Billions of bytes a second, read and written counted both, on all threads of the pool, of a

@@ -1,8 +1,6 @@
 //! The CPU engine.
 
 mod access;
-#[cfg(target_arch = "x86_64")]
-mod amx;
 pub mod arg_reduce;
 mod attention;
 pub mod ceiling;
@@ -22,5 +20,7 @@ pub mod scan;
 pub mod simd;
 pub mod sort;
 pub mod storage;
+#[cfg(target_arch = "x86_64")]
+mod unit;
 
 pub use engine::Cpu;

@@ -19,8 +19,8 @@ pub enum Level {
     Avx512,
 }
 
-/// The best level this CPU has, or a lower one asked for by
-/// `FORNAX_SIMD=avx512|avx2|scalar`.
+/// The best level this CPU has, or a lower one asked for by `FORNAX_SIMD=avx512|avx2|scalar`. What
+/// goes beyond the levels is the business of `unit`.
 #[inline]
 pub fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
@@ -31,22 +31,6 @@ pub fn level() -> Level {
             Ok("avx2") => best.min(Level::Avx2),
             _ => best,
         }
-    })
-}
-
-/// Whether the matrix unit (AMX with `bf16`) may be used: it is there, and `FORNAX_SIMD` names no
-/// lower level.
-#[inline]
-pub fn amx() -> bool {
-    static AMX: OnceLock<bool> = OnceLock::new();
-    *AMX.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        let there = super::amx::detect();
-        #[cfg(not(target_arch = "x86_64"))]
-        let there = false;
-        let asked = std::env::var("FORNAX_SIMD");
-        let lower = matches!(asked.as_deref(), Ok("scalar" | "avx2" | "avx512"));
-        there && level() == Level::Avx512 && !lower
     })
 }
 

@@ -8,8 +8,8 @@
 //! say, and of it every second column.
 
 use super::ConvShape;
-use crate::cpu::amx::{Extent, magnitude, rounded};
 use crate::cpu::simd::prefetch;
+use crate::cpu::unit::{Extent, magnitude, rounded};
 use std::arch::x86_64::*;
 
 /// Positions of a vector.

@@ -154,7 +154,7 @@ impl Unit {
             }
         }
         match face {
-            _ if !super::simd::amx() => None,
+            _ if super::unit::serving(s.precision).is_none() => None,
             Face::WeightGrad => Some(Unit::Sums(tile_sums::Job::new(s))),
             _ => tiles::Job::new(face, s).map(Unit::Tiles),
         }
@@ -297,7 +297,7 @@ macro_rules! halves {
                 after: After<'_>,
             ) {
                 let widen = |src: *const Self, len: usize| {
-                    let wide = Storage::alloc(len * 4);
+                    let wide = Storage::scratch(len * 4);
                     let (from, to) = (Ptr(src.cast_mut()), Ptr(wide.as_ptr().cast::<f32>()));
                     pool::run_chunks(len, 1 << 15, |r| {
                         let (from, to) = (&from, &to);
@@ -308,7 +308,7 @@ macro_rules! halves {
                 };
                 let [a_len, b_len, len] = sizes(p.face, &p.s);
                 let (a, b) = (widen(a, a_len), widen(b, b_len));
-                let wide = Storage::alloc(len * 4);
+                let wide = Storage::scratch(len * 4);
                 let (from, to) = (Ptr(wide.as_ptr().cast::<f32>()), Ptr(out));
                 let round = |r: Range<usize>| {
                     let (from, to) = (&from, &to);

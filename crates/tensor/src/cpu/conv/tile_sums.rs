@@ -6,9 +6,9 @@
 
 use super::lines::{Axis, LANES, Plan, Sizes};
 use super::{ConvShape, Ptr};
-use crate::cpu::amx::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use crate::cpu::matmul::{After, Scratch, transpose_registers};
 use crate::cpu::pool;
+use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ pub struct Job {
 impl Job {
     pub fn new(s: &ConvShape) -> Job {
         let axes = [Axis::forward(s, 0), Axis::forward(s, 1)];
-        let parts = amx::parts(s.precision);
+        let parts = unit::parts(s.precision);
         let (ins, outs) = (s.group_in(), s.group_out());
         let taps = s.kernel[0] * s.kernel[1];
         let all = ins.div_ceil(2 * LINES);
@@ -71,7 +71,7 @@ impl Job {
         let tiles = taps * ins.div_ceil(LINES) * outs.div_ceil(LINES);
         let lines = plan.images * plan.image * plan.sources * ins * (self.parts + 2) / 8;
         let grads = plan.positions * outs.next_multiple_of(LINES) * (self.parts + 1) / 3;
-        let unit = plan.positions / STEP * (16 * products + 8) * tiles + lines + grads;
+        let unit = plan.positions / STEP * (unit::cycles() * products + 8) * tiles + lines + grads;
         let unit = groups * unit + tiles * s.groups * 400 + 4_000;
         let positions = s.output()[0] * s.output()[1];
         let rate = if positions < 64 { 12 } else { 24 };
@@ -130,7 +130,7 @@ impl Job {
                     len: STEP,
                 };
                 let to = to.add(step * self.parts * TILE);
-                extent = extent.and(amx::pack(Format::Pairs, self.parts, x, to));
+                extent = extent.and(unit::pack(Format::Pairs, self.parts, x, to));
             }
         }
         extent
@@ -139,7 +139,7 @@ impl Job {
     /// Whether it has been computed, which it is not if some numbers have no exact parts.
     ///
     /// # Safety
-    /// As for [`conv`](super::conv); the processor must have AMX.
+    /// As for [`conv`](super::conv); there must be a [`unit`].
     pub unsafe fn run(
         &self,
         x: *const f32,
@@ -206,7 +206,7 @@ impl Job {
             let mut sizes = Sizes::new(channels);
             let mut extents = [Extent::default(); 2];
             let all = (part * s.groups + group) * in_pairs + first;
-            // SAFETY: the channels and sums of this task; the processor has AMX.
+            // SAFETY: the channels and sums of this task; there is a unit.
             unsafe {
                 let sums = out.0.add(all * pair);
                 for i in 0..groups {
@@ -320,7 +320,7 @@ impl Job {
                                 accumulate: accumulate || from > 0,
                             };
                             let (p, s) = (2.min(blocks - o), 2.min(in_blocks - c));
-                            amx::slide(&tiles, self.parts, Side::First, p, s, &product);
+                            unit::slide(&tiles, self.parts, Side::First, p, s, &product);
                         }
                     }
                 }

@@ -7,9 +7,9 @@
 
 use super::lines::{Axis, LANES, Phase, Piece, Plan, Sizes, Target};
 use super::{ConvShape, Face, Ptr};
-use crate::cpu::amx::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use crate::cpu::matmul::{After, Scratch};
 use crate::cpu::pool;
+use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ impl Job {
             return None;
         }
         let axes = [axis(s, 0), axis(s, 1)];
-        let parts = amx::parts(s.precision);
+        let parts = unit::parts(s.precision);
         let taps = s.kernel[0] * s.kernel[1];
         let one = Plan::new(&axes, 1);
         let bytes = |plan: &Plan| ins.next_multiple_of(STEP) * plan.sources * parts * 2;
@@ -99,7 +99,7 @@ impl Job {
         let taps = s.kernel[0] * s.kernel[1];
         let tiles = plan.positions / LANES * self.outs.div_ceil(LINES);
         let steps = self.ins.div_ceil(STEP) * taps / plan.phases.len().min(taps);
-        let unit = 17 * PRODUCTS[self.parts] * steps + 120;
+        let unit = (unit::cycles() + 1) * PRODUCTS[self.parts] * steps + 120;
         let lines = plan.images * plan.image * plan.sources * self.ins * (self.parts + 2) / 12;
         let weights = s.groups * taps * self.ins * self.outs * (self.parts + 1) / 2;
         let tiles = tiles * plan.phases.len();
@@ -186,7 +186,7 @@ impl Job {
                 // SAFETY: weights of these channels, and the place of their tiles.
                 let more = unsafe {
                     let dst = to.add(at + t * self.parts * TILE);
-                    amx::pack(Format::Rows, self.parts, x, dst)
+                    unit::pack(Format::Rows, self.parts, x, dst)
                 };
                 extent = extent.and(more);
             }
@@ -256,7 +256,7 @@ impl Job {
         #[repr(align(64))]
         struct Near([f32; 4 * LINES * LANES]);
         let mut near = Near([0.0; 4 * LINES * LANES]);
-        // SAFETY: passed on from the caller; the processor has AMX, or nobody would have called.
+        // SAFETY: passed on from the caller; there is a unit, or nobody would have called.
         unsafe {
             if self.plan.phases.iter().any(|p| p.taps.is_empty()) {
                 for n in 0..images {
@@ -297,7 +297,7 @@ impl Job {
                             sums: near.0.as_mut_ptr(),
                             accumulate: false,
                         };
-                        amx::slide(&tiles, self.parts, Side::Second, p, s, &product);
+                        unit::slide(&tiles, self.parts, Side::Second, p, s, &product);
                         let channels = (p * LINES).min(self.outs - block * LINES);
                         let y = y.add(block * LINES * self.result);
                         for (v, pieces) in pieces.iter().enumerate() {
@@ -326,7 +326,7 @@ impl Job {
     /// Whether it has been computed, which it is not if the weights have no exact parts.
     ///
     /// # Safety
-    /// As for [`conv`](super::conv); the processor must have AMX.
+    /// As for [`conv`](super::conv); there must be a [`unit`].
     pub unsafe fn run(&self, x: *const f32, w: *const f32, y: *mut f32, after: After<'_>) -> bool {
         let (s, plan) = (&self.s, &self.plan);
         let (blocks, steps) = (self.blocks(), self.steps());

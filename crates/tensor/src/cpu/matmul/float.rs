@@ -2,7 +2,7 @@
 
 use super::{After, Matrix, Problem, Scalar};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, engine};
+use super::{engine, unit};
 use crate::Precision;
 use crate::cpu::pool;
 #[cfg(target_arch = "x86_64")]
@@ -248,7 +248,7 @@ pub(in crate::cpu) trait Tiled: Sized {
         k: usize,
         precision: Precision,
         b: Matrix<Self>,
-    ) -> Option<amx::PackedRight> {
+    ) -> Option<unit::PackedRight> {
         None
     }
 
@@ -259,7 +259,7 @@ pub(in crate::cpu) trait Tiled: Sized {
     #[cfg(target_arch = "x86_64")]
     #[allow(unused_variables)]
     unsafe fn times(
-        right: &amx::PackedRight,
+        right: &unit::PackedRight,
         rows: usize,
         a: Matrix<Self>,
         c: *mut Self,
@@ -283,10 +283,10 @@ impl Tiled for f32 {
         base: usize,
         after: After<'_>,
     ) -> bool {
-        let pays = amx::pays(m, n, k, precision);
+        let pays = unit::pays(m, n, k, precision);
         if pays {
             // SAFETY: passed on from the caller.
-            unsafe { amx::parallel(m, n, k, a, b, precision, out, base, after) }
+            unsafe { unit::parallel(m, n, k, a, b, precision, out, base, after) }
         }
         pays
     }
@@ -298,15 +298,15 @@ impl Tiled for f32 {
         k: usize,
         precision: Precision,
         b: Matrix<f32>,
-    ) -> Option<amx::PackedRight> {
-        amx::PackedRight::pays(rows, n, k, precision)
+    ) -> Option<unit::PackedRight> {
+        unit::PackedRight::pays(rows, n, k, precision)
             // SAFETY: passed on from the caller; the matrix unit was looked for.
-            .then(|| unsafe { amx::PackedRight::new(n, k, b, precision) })
+            .then(|| unsafe { unit::PackedRight::new(n, k, b, precision) })
     }
 
     #[cfg(target_arch = "x86_64")]
     unsafe fn times(
-        right: &amx::PackedRight,
+        right: &unit::PackedRight,
         rows: usize,
         a: Matrix<f32>,
         c: *mut f32,
@@ -324,7 +324,7 @@ pub(in crate::cpu) struct Right<T> {
     k: usize,
     b: Matrix<T>,
     #[cfg(target_arch = "x86_64")]
-    tiles: Option<amx::PackedRight>,
+    tiles: Option<unit::PackedRight>,
     #[cfg(target_arch = "x86_64")]
     packed: Option<engine::PackedRight<T>>,
 }

@@ -4,8 +4,6 @@
 //! of additions, so that the bits of a result do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod engine;
@@ -13,6 +11,8 @@ mod float;
 mod other;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod unit;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::{
@@ -280,7 +280,7 @@ pub(super) struct Scratch<T> {
 impl<T: Copy> Scratch<T> {
     pub fn new(len: usize) -> Self {
         Scratch {
-            storage: Storage::alloc(len * size_of::<T>()),
+            storage: Storage::scratch(len * size_of::<T>()),
             _of: std::marker::PhantomData,
         }
     }

@@ -1,6 +1,6 @@
 //! The inner loop: up to two by two tiles of the output stay in tile registers while the sums run.
 
-use super::{STEP, TILE, Tiles};
+use super::{Kind, STEP, TILE, Tiles, dots};
 use std::arch::asm;
 
 /// One call of the inner loop: `c [16 m, 16 n] (+)= a b` over `steps` tiles of the sums.
@@ -222,8 +222,13 @@ macro_rules! kernel {
 /// # Safety
 /// Each pointer named must lead to `steps` times `parts` packed tiles, the output must be writable
 /// at its rows, and `steps` must not be 0.
-pub unsafe fn multiply(_: &Tiles, parts: usize, m: usize, n: usize, p: &Product) {
+pub unsafe fn multiply(tiles: &Tiles, parts: usize, m: usize, n: usize, p: &Product) {
     debug_assert!(p.steps > 0 && STEP == 32);
+    if tiles.kind == Kind::Dots {
+        debug_assert!(parts == 1);
+        // SAFETY: passed on from the caller.
+        return unsafe { dots::multiply(m, n, p) };
+    }
     match (parts, m, n) {
         (1, 1, 1) => kernel!(p, 1, 1, 1),
         (1, 1, 2) => kernel!(p, 1, 1, 2),

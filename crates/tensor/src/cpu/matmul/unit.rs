@@ -7,8 +7,10 @@
 use super::engine::turn;
 use super::float::Block;
 use super::{After, Matrix, Scratch};
-use crate::cpu::amx::{self, Extent, Format, LINES, Lines, Product, STEP, TILE, Tiles, Wide};
-use crate::cpu::{pool, simd};
+use crate::cpu::pool;
+use crate::cpu::unit::{
+    self, Extent, Format, Kind, LINES, Lines, Product, STEP, TILE, Tiles, Wide,
+};
 use crate::precision::Precision;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -25,17 +27,20 @@ const SERIAL: usize = 250_000;
 /// Whether the matrix unit is faster than the vector unit for a product of these sizes: padding to
 /// whole tiles and packing take their toll.
 pub fn pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
-    if !simd::amx() {
+    let Some(kind) = unit::serving(precision) else {
         return false;
-    }
-    let parts = amx::parts(precision);
+    };
+    let parts = unit::parts(precision);
     let padded = |lines: usize| lines.next_multiple_of(LINES);
     // Multiply-adds, and packed elements, per cycle; only their comparison matters.
-    let (rate, packed) = [(0.0, 0.0), (450.0, 1.5), (150.0, 1.0), (80.0, 0.8)][parts];
+    let (rate, packed) = match kind {
+        Kind::Amx => [(0.0, 0.0), (450.0, 1.5), (150.0, 1.0), (80.0, 0.8)][parts],
+        Kind::Dots => (54.0, 1.5),
+    };
     let work = (padded(m) * padded(n) * k.next_multiple_of(STEP)) as f64;
-    let amx = work / rate + ((padded(m) + padded(n)) * k) as f64 / packed + 2000.0;
+    let unit = work / rate + ((padded(m) + padded(n)) * k) as f64 / packed + 2000.0;
     let vector = (m * n * k) as f64 / 27.0;
-    amx < vector
+    unit < vector
 }
 
 /// One side of a product.
@@ -72,7 +77,7 @@ impl Side {
             len: at.len(),
         };
         // SAFETY: these elements of the operand; the caller has room for the tiles.
-        unsafe { amx::pack(self.format, parts, lines, dst) }
+        unsafe { unit::pack(self.format, parts, lines, dst) }
     }
 }
 
@@ -121,7 +126,7 @@ impl Job {
         b: Matrix<f32>,
         precision: Precision,
     ) -> Job {
-        let parts = amx::parts(precision);
+        let parts = unit::parts(precision);
         // Packing is cheapest along the operand's own order; turning tiles costs. What is best to be
         // turned: the operands that lie the other way, or the output?
         let turns = |turned: bool| {
@@ -268,7 +273,7 @@ impl Job {
         // Two by two tiles of the output for each pair of the task's blocks.
         let sums = Scratch::<Sums>::new(blocks.len().div_ceil(2));
         let mut extent = Extent::default();
-        // SAFETY: the processor has AMX, or nobody would have called; the rest is passed on.
+        // SAFETY: there is a unit, or nobody would have called; the rest is passed on.
         unsafe {
             let tiles = Tiles::new();
             for from in (at.start..at.end).step_by(chunk) {
@@ -313,7 +318,7 @@ impl Job {
                                 std::mem::swap(&mut product.a, &mut product.b);
                                 counts.swap(0, 1);
                             }
-                            amx::multiply(&tiles, self.parts, counts[0], counts[1], &product);
+                            unit::multiply(&tiles, self.parts, counts[0], counts[1], &product);
                         }
                     }
                     for (i, t) in blocks.clone().step_by(2).enumerate() {
@@ -424,16 +429,20 @@ impl PackedRight {
     /// Whether the matrix unit is faster than the vector unit for products of so many rows: it
     /// takes as long for one as for 16.
     pub fn pays(rows: usize, n: usize, k: usize, precision: Precision) -> bool {
-        let least = [0, 2, 4, 6][amx::parts(precision)];
-        simd::amx() && rows >= least && n >= LINES && k >= STEP && n * k >= 4096
+        let least = match unit::serving(precision) {
+            None => return false,
+            Some(Kind::Amx) => [0, 2, 4, 6][unit::parts(precision)],
+            Some(Kind::Dots) => 12,
+        };
+        rows >= least && n >= LINES && k >= STEP && n * k >= 4096
     }
 
     /// Packs `b`, on all threads.
     ///
     /// # Safety
-    /// `b` must be readable, now and while the result is used; the processor must have AMX.
+    /// `b` must be readable, now and while the result is used; there must be a [unit](unit::kind).
     pub unsafe fn new(n: usize, k: usize, b: Matrix<f32>, precision: Precision) -> Self {
-        let parts = amx::parts(precision);
+        let parts = unit::parts(precision);
         let blocks = n.div_ceil(LINES);
         let bytes = Self::bytes(k, parts);
         let tiles = Scratch::<u8>::new(blocks * bytes);
@@ -502,7 +511,7 @@ impl PackedRight {
         for block in 0..rows.div_ceil(LINES) {
             let some = LINES.min(rows - block * LINES);
             let c = c.wrapping_offset((block * LINES) as isize * c_row);
-            // SAFETY: the rows of the operand and of the output; the processor has AMX.
+            // SAFETY: the rows of the operand and of the output; there is a unit.
             unsafe {
                 let extent = row_side.pack(self.parts, block, 0..self.k, own.ptr());
                 if self.parts > 1 && !extent.suits(self.extent, self.k) {
@@ -534,7 +543,7 @@ impl PackedRight {
                         c_row: to_row,
                         accumulate: whole && accumulate,
                     };
-                    amx::multiply_wide(&tiles, self.parts, &wide);
+                    unit::multiply_wide(&tiles, self.parts, &wide);
                     if whole {
                         continue;
                     }

@@ -1,7 +1,7 @@
 //! The inner loop for few rows: one by four tiles of the output stay in tile registers, so that the
 //! unit always has a sum to add to while others are under way.
 
-use super::{TILE, Tiles};
+use super::{Kind, TILE, Tiles, dots};
 use std::arch::asm;
 
 /// One call of the inner loop: `c [16, 64] (+)= a b` over `steps` tiles of the sums.
@@ -126,8 +126,13 @@ macro_rules! kernel {
 /// # Safety
 /// Each pointer must lead to `steps` times `parts` packed tiles, the output must be writable at 16
 /// rows of 64, and `steps` must not be 0.
-pub unsafe fn multiply_wide(_: &Tiles, parts: usize, p: &Wide) {
+pub unsafe fn multiply_wide(tiles: &Tiles, parts: usize, p: &Wide) {
     debug_assert!(p.steps > 0);
+    if tiles.kind == Kind::Dots {
+        debug_assert!(parts == 1);
+        // SAFETY: passed on from the caller.
+        return unsafe { dots::multiply_wide(p) };
+    }
     match parts {
         1 => kernel!(p, 1),
         2 => kernel!(p, 2),

@@ -4,7 +4,7 @@
 //! split into parts, and each element of the kernel sees it from another address. Tile loads take
 //! any address and any distance of rows, so that a shift costs nothing.
 
-use super::{TILE, Tiles};
+use super::{Kind, TILE, Tiles, dots};
 use std::arch::asm;
 
 /// One call of the inner loop: up to two by two tiles of sums over `steps` steps.
@@ -217,8 +217,13 @@ macro_rules! choose {
 /// # Safety
 /// Each packed pointer that counts must lead to `steps * parts` tiles, all tiles of the sliding
 /// operand must be readable and the sums writable, and `steps` must not be 0.
-pub unsafe fn slide(_: &Tiles, parts: usize, side: Side, p: usize, s: usize, x: &Sliding) {
+pub unsafe fn slide(tiles: &Tiles, parts: usize, side: Side, p: usize, s: usize, x: &Sliding) {
     debug_assert!(x.steps > 0);
+    if tiles.kind == Kind::Dots {
+        debug_assert!(parts == 1);
+        // SAFETY: passed on from the caller.
+        return unsafe { dots::slide(side, p, s, x) };
+    }
     choose!(x, (parts, side, p, s);
         1 First 1 1  1 First 1 2  1 First 2 1  1 First 2 2
         2 First 1 1  2 First 1 2  2 First 2 1  2 First 2 2
