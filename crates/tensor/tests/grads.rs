@@ -516,6 +516,40 @@ fn long_attention_drops_what_its_definition_drops() {
     }
 }
 
+/// With products of `bf16` the result and all gradients are near those of `f32`.
+#[test]
+fn attention_at_medium_precision_is_near() {
+    seeded();
+    let [q, k, v] = [(4, 150), (2, 600), (2, 600)]
+        .map(|(heads, time)| Tensor::rand([2, heads, time, 64], DType::F32) * 2.0 - 1.0);
+    let options = Attention {
+        causal: true,
+        ..Attention::default()
+    };
+    let at = |precision: Precision| {
+        with_precision(precision, || {
+            let all = [&q, &k, &v];
+            let grads = record(|| {
+                let y = Tensor::attention(&q, &k, &v, options.clone());
+                let mut parts = grad_of(&y.sin().sum(..), &all);
+                parts.push(y);
+                parts
+            });
+            grads.iter().map(|x| x.to_vec::<f32>()).collect::<Vec<_>>()
+        })
+    };
+    let (exact, near) = (at(Precision::Highest), at(Precision::Medium));
+    for (exact, near) in exact.iter().zip(&near) {
+        let size = exact.iter().map(|x| x.abs()).fold(0.0, f32::max);
+        for (x, y) in exact.iter().zip(near) {
+            assert!(
+                (x - y).abs() <= 1e-2 * size,
+                "{x} and {y} of at most {size}"
+            );
+        }
+    }
+}
+
 #[test]
 fn attention_drops_other_weights_in_every_step_by_the_same_plan() {
     seeded();

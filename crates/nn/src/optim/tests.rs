@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::module::Param;
+use fornax_tensor::{DType, value_and_grad};
 
 /// Two parameters named `0` and `1`.
 type Model = (Param, Param);

@@ -12,6 +12,7 @@ use super::reduce::kernel::fold_body;
 use super::rows::RowFloat;
 use crate::dtype::DType;
 use crate::fast::Dropped;
+use crate::precision::Precision;
 use crate::simd_dispatch;
 use std::ops::Range;
 
@@ -42,6 +43,8 @@ pub struct Attention {
     pub causal: bool,
     /// Which weights become 0.
     pub dropped: Option<Dropped>,
+    /// Of the products.
+    pub precision: Precision,
 }
 
 /// An array `[batch, heads, time, size]`.
@@ -139,6 +142,30 @@ impl Attention {
             .map(move |start| start..end.min(start + KEYS))
     }
 
+    /// Writes, or adds, `a x b` to rows of `c`.
+    ///
+    /// # Safety
+    /// As for [`Block::block`].
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn product<T: Block>(
+        &self,
+        m: usize,
+        n: usize,
+        k: usize,
+        a: Matrix<T>,
+        b: Matrix<T>,
+        c: *mut T,
+        c_row: isize,
+        add: bool,
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if !T::block_by_tiles(m, n, k, self.precision, a, b, c, c_row, add) {
+                T::block(m, n, k, a, b, c, c_row, add);
+            }
+        }
+    }
+
     /// Where a query's output begins in the flat result.
     fn output(&self, of: &Queries) -> usize {
         ((of.batch * self.queries + of.rows.start) * self.heads + of.head) * self.width
@@ -201,7 +228,7 @@ impl Attention {
         let k = x.k.head(of.batch, of.group, keys.start).transpose();
         // SAFETY: passed on from the caller.
         let all = unsafe {
-            T::block(m, n, self.size, q, k, scores, n as isize, false);
+            self.product(m, n, self.size, q, k, scores, n as isize, false);
             std::slice::from_raw_parts_mut(scores, m * n)
         };
         scaled(all, T::from_f64(self.scale));
@@ -288,7 +315,7 @@ unsafe fn forward_block<T: Block + RowFloat>(
                 col: 1,
             };
             let v = x.v.head(of.batch, of.group, keys.start);
-            T::block(rows, a.width, n, weights, v, y, row, keys.start > 0);
+            a.product(rows, a.width, n, weights, v, y, row, keys.start > 0);
         }
         let log = out.add(a.log(of));
         for i in 0..rows {
@@ -467,7 +494,7 @@ unsafe fn backward_block<T: Block + RowFloat>(
             let n = keys.len();
             a.scores(x, of, &keys, weights);
             let v = x.v.head(of.batch, of.group, keys.start).transpose();
-            T::block(m, n, a.width, dy, v, slopes, n as isize, false);
+            a.product(m, n, a.width, dy, v, slopes, n as isize, false);
             let p = std::slice::from_raw_parts_mut(weights, m * n);
             let d = std::slice::from_raw_parts_mut(slopes, m * n);
             let f = match a.dropped {
@@ -502,10 +529,10 @@ unsafe fn backward_block<T: Block + RowFloat>(
             let [dk_row, dv_row] = sums.rows.map(|r| r as isize);
             let dk = sums.dk.offset(keys.start as isize * dk_row);
             let dv = sums.dv.offset(keys.start as isize * dv_row);
-            T::block(n, a.width, m, weights.transpose(), dy, dv, dv_row, true);
-            T::block(n, a.size, m, slopes.transpose(), q, dk, dk_row, true);
+            a.product(n, a.width, m, weights.transpose(), dy, dv, dv_row, true);
+            a.product(n, a.size, m, slopes.transpose(), q, dk, dk_row, true);
             let k = x.k.head(of.batch, of.group, keys.start);
-            T::block(m, a.size, n, slopes, k, dq, dq_row, keys.start > 0);
+            a.product(m, a.size, n, slopes, k, dq, dq_row, keys.start > 0);
         }
     }
 }

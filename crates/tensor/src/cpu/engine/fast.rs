@@ -206,6 +206,7 @@ impl<T: RowFloat + Block> Fused<T> {
                 key: slots.keys[0],
                 ..d
             }),
+            precision: a.precision,
         };
         let inputs = Inputs {
             q: array(0),

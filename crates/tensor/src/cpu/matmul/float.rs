@@ -236,6 +236,25 @@ pub(in crate::cpu) trait Tiled: Sized {
         false
     }
 
+    /// As [`Block::block`] where the matrix unit pays and numbers have one part; whether it does.
+    ///
+    /// # Safety
+    /// As for [`Block::block`].
+    #[allow(clippy::too_many_arguments, unused_variables)]
+    unsafe fn block_by_tiles(
+        m: usize,
+        n: usize,
+        k: usize,
+        precision: Precision,
+        a: Matrix<Self>,
+        b: Matrix<Self>,
+        c: *mut Self,
+        c_row: isize,
+        accumulate: bool,
+    ) -> bool {
+        false
+    }
+
     /// A second operand for products of so many rows, if the matrix unit pays.
     ///
     /// # Safety
@@ -287,6 +306,26 @@ impl Tiled for f32 {
         if pays {
             // SAFETY: passed on from the caller.
             unsafe { unit::parallel(m, n, k, a, b, precision, out, base, after) }
+        }
+        pays
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn block_by_tiles(
+        m: usize,
+        n: usize,
+        k: usize,
+        precision: Precision,
+        a: Matrix<f32>,
+        b: Matrix<f32>,
+        c: *mut f32,
+        c_row: isize,
+        accumulate: bool,
+    ) -> bool {
+        let pays = unit::block_pays(m, n, k, precision);
+        if pays {
+            // SAFETY: passed on from the caller.
+            unsafe { unit::block(m, n, k, a, b, c, c_row, accumulate) }
         }
         pays
     }

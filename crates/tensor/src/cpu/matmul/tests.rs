@@ -1,3 +1,4 @@
+use super::float::Tiled;
 use super::*;
 use crate::cpu::pool;
 use std::sync::Mutex;
@@ -248,6 +249,54 @@ fn halves_and_integers() {
         check::<i64>(&[2], 5, 6, 7, la, lb, 0.0);
         check::<i32>(&[2], 5, 6, 7, la, lb, 0.0);
         check::<u8>(&[2], 5, 6, 7, la, lb, 0.0);
+    }
+}
+
+/// Products of one part on the calling thread, overwriting and adding, into rows with gaps.
+#[test]
+fn blocks_by_tiles_agree_with_f64() {
+    for (m, n, k) in [(64, 256, 64), (50, 97, 70), (16, 512, 33), (33, 16, 600)] {
+        for (la, lb) in [
+            (Lay::Rows, Lay::Rows),
+            (Lay::Rows, Lay::Cols),
+            (Lay::Cols, Lay::Rows),
+            (Lay::Cols, Lay::Sparse),
+        ] {
+            let (a, b) = (
+                store::<f32>(la, &[], m, k, 3),
+                store::<f32>(lb, &[], k, n, 4),
+            );
+            let matrix = |x: &Stored<f32>| Matrix {
+                ptr: x.operand().ptr,
+                row: x.row,
+                col: x.col,
+            };
+            for add in [false, true] {
+                let row = n + 3;
+                let mut c = vec![2f32; m * row];
+                let precision = Precision::Medium;
+                let (out, step) = (c.as_mut_ptr(), row as isize);
+                let (x, y) = (matrix(&a), matrix(&b));
+                // SAFETY: operands and output have these sizes.
+                if !unsafe { f32::block_by_tiles(m, n, k, precision, x, y, out, step, add) } {
+                    continue;
+                }
+                for (at, &got) in c.iter().enumerate() {
+                    let (i, j) = (at / row, at % row);
+                    let before = if add { 2.0 } else { 0.0 };
+                    let terms = (0..k).map(|l| a.at(0, i, l) as f64 * b.at(0, l, j) as f64);
+                    let want = if j < n {
+                        terms.sum::<f64>() + before
+                    } else {
+                        2.0
+                    };
+                    assert!(
+                        (got as f64 - want).abs() < 1e-3,
+                        "{i}, {j}: {got} not {want}"
+                    );
+                }
+            }
+        }
     }
 }
 

@@ -27,20 +27,31 @@ const SERIAL: usize = 250_000;
 /// Whether the matrix unit is faster than the vector unit for a product of these sizes: padding to
 /// whole tiles and packing take their toll.
 pub fn pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
+    faster(m, n, k, precision, [1.5, 1.0, 0.8], 2000.0)
+}
+
+/// As [`pays`] for [`block`], whose operands are few enough to come from the caches.
+pub fn block_pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
+    precision == Precision::Medium && faster(m, n, k, precision, [3.0; 3], 3000.0)
+}
+
+/// By rough numbers of cycles: `packed` elements of so many parts take one, anything at all takes
+/// `more`.
+fn faster(m: usize, n: usize, k: usize, precision: Precision, packed: [f64; 3], more: f64) -> bool {
     let Some(kind) = unit::serving(precision) else {
         return false;
     };
     let parts = unit::parts(precision);
     let padded = |lines: usize| lines.next_multiple_of(LINES);
-    // Multiply-adds, and packed elements, per cycle; only their comparison matters.
-    let (rate, packed) = match kind {
-        Kind::Amx => [(0.0, 0.0), (450.0, 1.5), (150.0, 1.0), (80.0, 0.8)][parts],
-        Kind::Dots => (54.0, 1.5),
+    // Multiply-adds per cycle.
+    let rate = match kind {
+        Kind::Amx => [0.0, 450.0, 150.0, 80.0][parts],
+        Kind::Dots => 54.0,
     };
     let work = (padded(m) * padded(n) * k.next_multiple_of(STEP)) as f64;
-    let unit = work / rate + ((padded(m) + padded(n)) * k) as f64 / packed + 2000.0;
+    let packing = ((padded(m) + padded(n)) * k) as f64 / packed[parts - 1];
     let vector = (m * n * k) as f64 / 27.0;
-    unit < vector
+    work / rate + packing + more < vector
 }
 
 /// One side of a product.
@@ -239,7 +250,7 @@ impl Job {
                 let range = task * each..self.split.blocks().min((task + 1) * each);
                 // SAFETY: each line of the output is written by one task.
                 unsafe {
-                    let extent = self.task(&range, &at, dst.get(), out.get(), c_row);
+                    let extent = self.task(&range, &at, dst.get(), out.get(), c_row, false);
                     let seen = seen.get().add(task);
                     *seen = (*seen).and(extent);
                     if !last {
@@ -267,6 +278,7 @@ impl Job {
         packed: *const u8,
         c: *mut f32,
         c_row: usize,
+        accumulate: bool,
     ) -> Extent {
         let chunk = self.chunk(at.len());
         let own = Scratch::<u8>::new(blocks.len() * self.bytes(chunk));
@@ -325,7 +337,12 @@ impl Job {
                         let (row, column) = if self.by_rows { (t, s) } else { (s, t) };
                         let (row, column) = (row * LINES, column * LINES);
                         let c = c.wrapping_add(row * c_row + column);
-                        self.write(&*sums.ptr().add(i), (row, column), (c, c_row), from > 0);
+                        self.write(
+                            &*sums.ptr().add(i),
+                            (row, column),
+                            (c, c_row),
+                            accumulate || from > 0,
+                        );
                     }
                 }
             }
@@ -412,6 +429,40 @@ pub unsafe fn parallel(
     let shifted = |r: Range<usize>| after(base + r.start..base + r.end);
     // SAFETY: passed on from the caller.
     unsafe { job.run(out, n, &shifted) }
+}
+
+/// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread; the numbers
+/// have one part, that of [`Precision::Medium`].
+///
+/// # Safety
+/// As for [`matmul`](super::matmul), for `c` too; [`block_pays`] must have said so.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn block(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<f32>,
+    b: Matrix<f32>,
+    c: *mut f32,
+    c_row: isize,
+    accumulate: bool,
+) {
+    let job = Job::plan(m, n, k, a, b, Precision::Medium);
+    let (blocks, bytes) = (job.shared.blocks(), job.bytes(k));
+    let packed = Scratch::<u8>::new(blocks * bytes);
+    for block in 0..blocks {
+        // SAFETY: passed on from the caller; each block has its own place.
+        unsafe {
+            let to = packed.ptr().add(block * bytes);
+            job.shared.pack(job.parts, block, 0..k, to);
+        }
+    }
+    let all = 0..job.split.blocks();
+    // SAFETY: passed on from the caller, whose output has its rows in order.
+    unsafe {
+        let c_row = c_row as usize;
+        job.task(&all, &(0..k), packed.ptr(), c, c_row, accumulate);
+    }
 }
 
 /// A second operand (`k x n`) that is used for many products with few rows, split and packed once.
