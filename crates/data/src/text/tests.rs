@@ -155,6 +155,20 @@ fn learnt_pairs_write_any_text_in_the_same_way_every_time() {
 }
 
 #[test]
+fn decoding_tells_sentinels_and_no_other_special_token() {
+    let special = ["<pad>", "</s>", "<extra_id_0>", "<extra_id_1>"];
+    let tokenizer = Tokenizer::train_bpe(&["to be or not to be"], 300, &special).unwrap();
+    let text = "<extra_id_0>or not<extra_id_1> be</s>";
+    let ids = tokenizer.encode(text, false).unwrap();
+    let plain = "<extra_id_0>or not<extra_id_1> be";
+    assert_eq!(tokenizer.decode(&ids).unwrap(), plain);
+    let mut stream = tokenizer.decode_stream();
+    let mut told: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    told += &stream.finish().unwrap();
+    assert_eq!(told, plain);
+}
+
+#[test]
 fn a_bert_vocabulary_is_a_tokenizer() {
     let folder = tempfile::tempdir().unwrap();
     let words = [

@@ -269,14 +269,28 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of some tokens, without special ones.
+    /// The text of some tokens, without special ones but T5's sentinels (`<extra_id_0>`), which
+    /// tell what fills which gap.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .decode(ids, true)
-            .map_err(|error| Error::Mismatch(format!("the tokenizer: {error}")))
+        let mut text = String::new();
+        for run in ids.split_inclusive(|&id| self.sentinel(id).is_some()) {
+            let plain = self.inner.decode(run, true);
+            text += &plain.map_err(|error| Error::Mismatch(format!("the tokenizer: {error}")))?;
+            text += &run
+                .last()
+                .and_then(|&id| self.sentinel(id))
+                .unwrap_or_default();
+        }
+        Ok(text)
+    }
+
+    /// The name of a token that is a sentinel.
+    fn sentinel(&self, id: u32) -> Option<String> {
+        let token = self.inner.id_to_token(id)?;
+        token.starts_with("<extra_id_").then_some(token)
     }
 
     /// Decodes tokens as they come.

@@ -179,7 +179,7 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(&["highest", "high", "medium"]),
         "\"highest\"",
         "how exactly products of f32 are computed in training and evaluation; less is faster on \
-         processors with a matrix unit",
+         processors that multiply bf16",
     ),
     // data
     key(

@@ -23,33 +23,47 @@ const TASKS: usize = 4;
 const SUPER: usize = 4096;
 /// Products with fewer multiply-adds run on the calling thread.
 const SERIAL: usize = 250_000;
+/// Operands of more numbers than that are not in a core's caches.
+const FAR: usize = 1 << 20;
 
 /// Whether the matrix unit is faster than the vector unit for a product of these sizes: padding to
 /// whole tiles and packing take their toll.
 pub fn pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
-    faster(m, n, k, precision, [1.5, 1.0, 0.8], 2000.0)
+    let packed = [1.5, 1.0, 0.8][unit::parts(precision) - 1];
+    // Many numbers come from memory, a nanosecond each.
+    faster(m, n, k, precision, 2000.0, |numbers| match numbers > FAR {
+        true => numbers as f64 * 2.6,
+        false => numbers as f64 / packed,
+    })
 }
 
 /// As [`pays`] for [`block`], whose operands are few enough to come from the caches.
 pub fn block_pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
-    precision == Precision::Medium && faster(m, n, k, precision, [3.0; 3], 3000.0)
+    let packing = |numbers: usize| numbers as f64 / 3.0;
+    precision == Precision::Medium && faster(m, n, k, precision, 3000.0, packing)
 }
 
-/// By rough numbers of cycles: `packed` elements of so many parts take one, anything at all takes
-/// `more`.
-fn faster(m: usize, n: usize, k: usize, precision: Precision, packed: [f64; 3], more: f64) -> bool {
+/// By rough numbers of cycles: `packing` for so many numbers of an operand, `more` for anything at
+/// all.
+fn faster(
+    m: usize,
+    n: usize,
+    k: usize,
+    precision: Precision,
+    more: f64,
+    packing: impl Fn(usize) -> f64,
+) -> bool {
     let Some(kind) = unit::serving(precision) else {
         return false;
     };
-    let parts = unit::parts(precision);
     let padded = |lines: usize| lines.next_multiple_of(LINES);
-    // Multiply-adds per cycle.
+    // Multiply-adds per cycle, as whole products have them.
     let rate = match kind {
-        Kind::Amx => [0.0, 450.0, 150.0, 80.0][parts],
+        Kind::Amx => [0.0, 450.0, 120.0, 60.0][unit::parts(precision)],
         Kind::Dots => 54.0,
     };
     let work = (padded(m) * padded(n) * k.next_multiple_of(STEP)) as f64;
-    let packing = ((padded(m) + padded(n)) * k) as f64 / packed[parts - 1];
+    let packing = packing(padded(m) * k) + packing(padded(n) * k);
     let vector = (m * n * k) as f64 / 27.0;
     work / rate + packing + more < vector
 }
