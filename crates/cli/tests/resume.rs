@@ -136,6 +136,26 @@ fn so_does_a_language_model() {
     }
 }
 
+/// What is computed twice drops the same numbers both times.
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let temporary = tempfile::tempdir().unwrap();
+    let text = temporary.path().join("text.txt");
+    write_text(&text);
+    for model_name in ["gpt2", "bert", "t5"] {
+        let end = |checkpoint: bool| {
+            let folder = temporary.path().join(format!("{model_name}-{checkpoint}"));
+            let set = format!("model.checkpoint={checkpoint}");
+            let mut recipe = language(&text, model_name);
+            recipe.extend(["epochs=1".into(), set]);
+            let recipe: Vec<&str> = recipe.iter().map(String::as_str).collect();
+            finish(run(&fresh(&recipe, &folder, "2")));
+            model(&folder)
+        };
+        assert!(end(false) == end(true), "{model_name}");
+    }
+}
+
 #[test]
 fn so_does_one_of_texts_in_pairs() {
     let temporary = tempfile::tempdir().unwrap();

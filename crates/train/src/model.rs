@@ -76,6 +76,7 @@ pub fn build(recipe: &ModelRecipe, schema: &Schema, seed: u64) -> Result<Network
                         .collect::<BTreeMap<_, _>>(),
                 },
                 pooling: Pooling::Mean,
+                checkpoint: recipe.checkpoint.unwrap_or(false),
                 ..VitConfig::default()
             })
             .map_err(wrong)?,

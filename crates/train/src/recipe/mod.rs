@@ -170,6 +170,7 @@ pub struct ModelRecipe {
     pub activation: Option<String>,
     pub batch_norm: Option<bool>,
     pub dropout: Option<f64>,
+    pub checkpoint: Option<bool>,
 }
 
 /// `[optimizer]`.

@@ -521,6 +521,13 @@ pub const KEYS: &[Key] = &[
             "transformer",
         ],
     ),
+    key(
+        "model.checkpoint",
+        Kind::Bool,
+        "false",
+        "blocks are computed twice in training, to keep less in memory (gradient checkpointing)",
+    )
+    .only("model.name", TRANSFORMERS),
     // optimizer
     key(
         "optimizer.name",

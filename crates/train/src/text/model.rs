@@ -39,6 +39,7 @@ impl TextModel {
         let context = recipe.data.context.unwrap_or(64);
         let (layers, heads) = (model.layers.unwrap_or(4), model.heads.unwrap_or(4));
         let (width, dropout) = (model.width.unwrap_or(128), model.dropout.unwrap_or(0.0));
+        let checkpoint = model.checkpoint.unwrap_or(false);
         Ok(match model.name.as_str() {
             "bert" => {
                 let config = BertConfig {
@@ -50,6 +51,7 @@ impl TextModel {
                     intermediate_size: 4 * width,
                     hidden_dropout_prob: dropout,
                     attention_probs_dropout_prob: dropout,
+                    checkpoint,
                     ..BertConfig::default()
                 };
                 Self::Masked(Box::new(BertForMaskedLM::new(&config).map_err(wrong)?))
@@ -64,6 +66,7 @@ impl TextModel {
                     num_heads: heads,
                     dropout_rate: dropout,
                     pad_token_id: Marks::of(tokenizer)?.padding as usize,
+                    checkpoint,
                     ..T5Config::default()
                 };
                 Self::Seq2Seq(Box::new(T5::new(&config).map_err(wrong)?))
@@ -83,6 +86,7 @@ impl TextModel {
                     // Translations may be longer than what was learnt from.
                     max_length: 4 * context,
                     start_token_id: Marks::of(tokenizer)?.start as usize,
+                    checkpoint,
                     ..TransformerConfig::default()
                 };
                 Self::Seq2Seq(Box::new(Transformer::new(&config).map_err(wrong)?))
@@ -97,6 +101,7 @@ impl TextModel {
                     resid_pdrop: dropout,
                     embd_pdrop: dropout,
                     attn_pdrop: dropout,
+                    checkpoint,
                     ..Gpt2Config::default()
                 };
                 Self::Causal(Box::new(Gpt2::new(&config).map_err(wrong)?))

@@ -8,6 +8,7 @@ use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
 use crate::cpu::pool;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Level, level};
+use crate::precision::Precision;
 use std::ops::Range;
 
 /// The least number of multiply-adds for a task of its own.
@@ -104,20 +105,23 @@ impl Correlation {
 unsafe fn turn_weights<T: Block>(s: &ConvShape, w: *const T) -> Scratch<T> {
     let (outs, ins, taps) = (s.group_out(), s.group_in(), s.kernel[0] * s.kernel[1]);
     let turned = Scratch::<T>::new(s.groups * outs * ins * taps);
-    for g in 0..s.groups {
-        for c in 0..ins {
+    let (w, to) = (Ptr(w.cast_mut()), Ptr(turned.ptr()));
+    pool::run_chunks(s.groups * ins, 16_384usize.div_ceil(outs * taps), |range| {
+        let (w, to) = (&w, &to);
+        for unit in range {
+            let (g, c) = (unit / ins, unit % ins);
             for o in 0..outs {
-                // SAFETY: all of the weights, each once.
+                // SAFETY: the weights of an input channel, each once.
                 unsafe {
-                    let from = w.add(((g * outs + o) * ins + c) * taps);
-                    let to = turned.ptr().add(((g * ins + c) * outs + o) * taps);
+                    let from = w.0.add(((g * outs + o) * ins + c) * taps);
+                    let to = to.0.add((unit * outs + o) * taps);
                     for t in 0..taps {
                         *to.add(t) = *from.add(taps - 1 - t);
                     }
                 }
             }
         }
-    }
+    });
     turned
 }
 
@@ -128,6 +132,19 @@ unsafe fn correlate<T: Block>(
     y: *mut T,
     after: After<'_>,
 ) {
+    if c.walk.is_pointwise() && c.batch * c.groups == 1 {
+        // The image is the columns, and the weights are used once: a product like any other.
+        let matrix = |ptr, row: usize| Matrix {
+            ptr,
+            row: row as isize,
+            col: 1,
+        };
+        let (k, positions) = (c.ins, c.walk.positions());
+        let (w, x) = (matrix(w, k), matrix(x, positions));
+        let exact = Precision::Highest;
+        // SAFETY: passed on from the caller.
+        return unsafe { T::parallel(c.outs, positions, k, exact, w, x, y, 0, after) };
+    }
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx512 && direct::suits::<T>(c) {
         // SAFETY: passed on from the caller, and the features are there.

@@ -239,15 +239,24 @@ impl<T: Float> Job<T> {
         }
     }
 
-    /// A copy of all of `a`, chunk after chunk of its columns, each in tiles of rows.
+    /// A copy of all of `a`, chunk after chunk of its columns, each in tiles of rows; made on all
+    /// threads.
     unsafe fn prepack(&self) -> Scratch<T> {
         let out = Scratch::<T>::new(self.p * self.k);
         let height = self.height(self.p, false);
-        for l in (0..self.k).step_by(self.chunk) {
-            let k = self.chunk.min(self.k - l);
-            // SAFETY: all rows, one chunk; the copy has room for all of them.
-            unsafe { self.pack_a(0..self.p, height, l, k, out.ptr().add(l * self.p)) };
-        }
+        let dst = Out(out.ptr());
+        let some = (16_384 / (height * self.k)).max(1);
+        pool::run_chunks(self.p.div_ceil(height), some, |tiles| {
+            let dst = &dst;
+            let rows = tiles.start * height..self.p.min(tiles.end * height);
+            for l in (0..self.k).step_by(self.chunk) {
+                let k = self.chunk.min(self.k - l);
+                let at = l * self.p + rows.start * k;
+                // SAFETY: some rows, one chunk; the copy has room for all of them, and each tile is
+                // packed by one task.
+                unsafe { self.pack_a(rows.clone(), height, l, k, dst.0.add(at)) };
+            }
+        });
         out
     }
 
@@ -267,7 +276,7 @@ pub struct Packed<T> {
 }
 
 impl<T: Float> Packed<T> {
-    /// Packs `a` (`p x k`) for products with `q` columns.
+    /// Packs `a` (`p x k`) for products with `q` columns, on all threads.
     ///
     /// # Safety
     /// `a` must be readable, now and while the result is used; AVX-512F is needed.
