@@ -102,12 +102,16 @@ pub fn run(args: Args) -> Outcome {
             let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
             // A single text is shown as it comes.
             let live = !args.json && texts.len() == 1;
-            if live && !args.chat && writer.continues() {
-                show(&prompts[0])?;
-            }
+            // Its prompt only once it is known to be one.
+            let mut prompt = match live && !args.chat && writer.continues() {
+                true => prompts[0].as_str(),
+                false => "",
+            };
             let mut gone = None;
             let written = writer.write(&texts, &options(&args), &args.stop, |_, piece| {
-                if live && let Err(error) = show(piece) {
+                let shown =
+                    live.then(|| show(std::mem::take(&mut prompt)).and_then(|()| show(piece)));
+                if let Some(Err(error)) = shown {
                     gone.get_or_insert(error);
                 }
             })?;
@@ -115,7 +119,7 @@ pub fn run(args: Args) -> Outcome {
                 return Err(error.into());
             }
             if live {
-                line("")?;
+                line(prompt)?;
                 tell_speed(&written);
                 return Ok(());
             }

@@ -13,6 +13,8 @@ use std::ops::Range;
 
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 60_000;
+/// Channels whose sums share a cache line.
+const BESIDE: usize = 16;
 /// Bytes of columns that a task lays out at once, leaving half of a second-level cache.
 const COLUMNS: usize = 256 << 10;
 
@@ -409,33 +411,40 @@ unsafe fn weight_grad<T: Block>(
             }
         }
     });
-    // Add the parts in order, and put them where they belong.
+    // Add the parts in order, and put them where they belong: for a line's width of channels at a
+    // time, since these lie side by side in the sums.
     let (from, out) = (Ptr(sums.ptr()), Ptr(dw));
-    let chunk = 16_384usize.div_ceil(k * parts);
+    let chunk = 16_384usize.div_ceil(k * parts).next_multiple_of(BESIDE);
     pool::run_chunks(s.out_channels, chunk, |range: Range<usize>| {
         let (from, out) = (&from, &out);
-        for o in range.clone() {
-            let (group, o_in) = (o / outs, o % outs);
+        let mut first = range.start;
+        while first < range.end {
+            let (group, first_in) = (first / outs, first % outs);
+            let count = BESIDE.min(outs - first_in).min(range.end - first);
             for cut in 0..cuts {
                 let c = cut * some;
                 let rows = some.min(ins - c) * taps;
+                let base = (group * cuts + cut) * size;
                 for r in 0..rows {
-                    let at = if turned {
-                        r * row + o_in
-                    } else {
-                        o_in * rows + r
-                    };
-                    // SAFETY: one element of every part; this task's own element of `dw`.
-                    unsafe {
-                        let base = (group * cuts + cut) * size + at;
-                        let mut sum = *from.0.add(base);
-                        for part in 1..parts {
-                            sum = sum + *from.0.add(part * s.groups * cuts * size + base);
+                    for i in 0..count {
+                        let at = if turned {
+                            r * row + first_in + i
+                        } else {
+                            (first_in + i) * rows + r
+                        };
+                        // SAFETY: one element of every part; this task's own element of `dw`.
+                        unsafe {
+                            let from = from.0.add(base + at);
+                            let mut sum = *from;
+                            for part in 1..parts {
+                                sum = sum + *from.add(part * s.groups * cuts * size);
+                            }
+                            *out.0.add((first + i) * k + c * taps + r) = sum;
                         }
-                        *out.0.add(o * k + c * taps + r) = sum;
                     }
                 }
             }
+            first += count;
         }
         after(range.start * k..range.end * k);
     });
