@@ -45,7 +45,7 @@ pub struct Args {
     /// End a text before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Search for the likeliest text with this many beams instead of choosing token by token
+    /// Search for the likeliest text with this many beams, as far as the context reaches, instead of choosing token by token
     #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop"])]
     beams: Option<usize>,
     /// Seed of the choices
@@ -155,6 +155,10 @@ fn check(args: &Args) -> Outcome {
     }
     if !(args.repetition_penalty > 0.0 && args.repetition_penalty.is_finite()) {
         return wrong("--repetition-penalty is a number above 0");
+    }
+    // A cache for so many tokens may be taken at once.
+    if args.max_tokens > 1 << 20 {
+        return wrong("--max-tokens is at most 1048576");
     }
     if args.beams == Some(0) {
         return wrong("--beams must be at least 1");

@@ -272,6 +272,15 @@ fn a_text_of_ones_own_is_learnt_and_gone_on_with() {
     assert_eq!(json(folder, &beams)["text"], "gh\nab");
     let told = fornax(folder, &["inspect", "run"]);
     assert!(told.contains("gpt2"), "{told}");
+    // Evaluating on other text than what was held out would flatter or slander.
+    let text = fs::read_to_string(folder.join("abc.txt")).unwrap();
+    fs::write(folder.join("abc.txt"), format!("{text}hgfedcba\n")).unwrap();
+    let output = start(folder, &["eval", "run"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("has changed"),
+        "{error}"
+    );
     for (args, part) in [
         (vec!["predict", "run", "abc"], "fornax generate"),
         (

@@ -147,11 +147,31 @@ pub fn from_folder_with<M: Pretrained>(
         model = M::from_config(&config)?;
     }
     matched.load(&mut model, &files, &folder.display().to_string())?;
+    if let Some(more) = beyond(&model, &matched.unexpected) {
+        let reason = format!(
+            "it describes fewer layers than the weights have: there is no place for \"{more}\""
+        );
+        return Err(json_error(&folder.join("config.json"), reason));
+    }
     Ok(Loaded {
         model,
         unexpected: matched.unexpected,
         fresh: matched.fresh,
     })
+}
+
+/// A name of `unexpected` that is one of the model's but for its numbers.
+fn beyond<'a, M: Pretrained>(model: &M, unexpected: &'a [String]) -> Option<&'a String> {
+    let form = |name: &str| {
+        let base = name.strip_prefix(M::BASE).unwrap_or(name);
+        base.replace(|c: char| c.is_ascii_digit(), "")
+    };
+    let known: HashSet<String> = model
+        .state_dict()
+        .iter()
+        .map(|(name, _)| form(name))
+        .collect();
+    unexpected.iter().find(|name| known.contains(&form(name)))
 }
 
 /// Reads and checks the `config.json` of an architecture.
@@ -372,6 +392,22 @@ mod tests {
         assert_eq!(loaded.model.config(), model.config());
         assert_eq!(scores(&loaded.model), scores(&model));
         assert!(loaded.unexpected.is_empty() && loaded.fresh.is_empty());
+    }
+
+    #[test]
+    fn layers_that_the_configuration_does_not_have_are_refused() {
+        let config = Gpt2Config {
+            n_layer: 2,
+            ..tiny().config().clone()
+        };
+        let folder = folder(&Gpt2::new(&config).unwrap());
+        let path = folder.path().join("config.json");
+        let mut config = read_json(&path).unwrap();
+        config["n_layer"] = 1.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = from_folder::<Gpt2>(folder.path()).err().unwrap();
+        let error = error.to_string();
+        assert!(error.contains("no place for \"transformer.h.1."), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use fornax_data::text::Tokenizer;
 use fornax_models::Bert;
+use fornax_models::Pretrained;
 use fornax_models::pretrained::{from_folder, read_config};
 use fornax_tensor::Tensor;
 
@@ -42,11 +43,12 @@ impl Embedder {
     }
 
     /// A vector of length 1 for each text, `[texts, width]`: the mean over its tokens, as
-    /// `sentence-transformers` has it. The product of two is their cosine similarity. Of texts that
-    /// are too long the end is cut off.
+    /// `sentence-transformers` has it. The product of two is their cosine similarity. Of texts with
+    /// more tokens than the model has positions the end is cut off; `sentence-transformers` cuts
+    /// earlier where its own settings say so.
     ///
     /// # Errors
-    /// If the tokenizer cannot write a text.
+    /// If the tokenizer cannot write a text, or does not belong to the model.
     ///
     /// # Panics
     /// If there are no texts.
@@ -55,6 +57,13 @@ impl Embedder {
         let mut rows = Vec::with_capacity(texts.len());
         for text in texts {
             let mut ids = self.tokenizer.encode(text, true)?;
+            let most = self.model.config().vocab_size;
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= most) {
+                return Err(Error::Run(format!(
+                    "the tokenizer gives token {id}, but the model has only {most}; they do not \
+                     belong together"
+                )));
+            }
             if ids.len() > self.longest {
                 // The last token says where the text ends.
                 let last = ids[ids.len() - 1];

@@ -54,6 +54,13 @@ struct About {
     held_out: Part,
 }
 
+/// The same of a run on text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct AboutText {
+    /// The part that [`TrainedText::evaluate`] takes.
+    held_out: Option<Part>,
+}
+
 /// What a run learns from, and the network that learns.
 // There is one for each run, which is no matter of bytes.
 #[allow(clippy::large_enum_variant)]
@@ -234,30 +241,40 @@ impl Run {
             lock,
             resume: true,
         };
-        if !folder.join(DATA).exists() && !folder.join(TOKENIZER).exists() {
+        if run.files().iter().any(|name| !folder.join(name).exists()) {
             run.start()?;
         }
         Ok(run)
+    }
+
+    /// What [`start`](Self::start) writes last.
+    fn files(&self) -> &'static [&'static str] {
+        match self.work {
+            Work::Examples(..) => &[DATA],
+            Work::Text(..) => &[DATA, TOKENIZER],
+        }
     }
 
     /// Writes what is known before training.
     fn start(&self) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(io("create", &self.folder))?;
         write_text(&self.folder.join(RECIPE), &self.recipe.to_toml())?;
-        let data = match &self.work {
-            Work::Examples(data, _) => data,
+        let about = match &self.work {
+            Work::Examples(data, _) => serde_json::to_string_pretty(&About {
+                schema: data.schema().clone(),
+                preprocess: data.preprocess.clone(),
+                held_out: Part::of(held_out(&data.parts).1)?,
+            }),
             Work::Text(text, _) => {
                 let path = self.folder.join(TOKENIZER);
-                return write_text(&path, &text.tokenizer.to_json());
+                write_text(&path, &text.tokenizer.to_json())?;
+                let part = text.held_out().map(|(_, part)| Part::of_batches(part));
+                serde_json::to_string_pretty(&AboutText {
+                    held_out: part.transpose()?,
+                })
             }
         };
-        let about = About {
-            schema: data.schema().clone(),
-            preprocess: data.preprocess.clone(),
-            held_out: Part::of(held_out(&data.parts).1)?,
-        };
-        let text = serde_json::to_string_pretty(&about).expect("plain data");
-        write_text(&self.folder.join(DATA), &text)
+        write_text(&self.folder.join(DATA), &about.expect("plain data"))
     }
 
     /// The recipe.
@@ -407,14 +424,11 @@ impl Trained {
                 folder.display()
             )));
         }
-        let path = folder.join(DATA);
-        let text = fs::read_to_string(&path).map_err(io("read", &path))?;
         let About {
             schema,
             preprocess,
             held_out,
-        } = serde_json::from_str(&text)
-            .map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
+        } = read_about(folder)?;
         preprocess.check(&schema)?;
         let mut network = model::build(&recipe.model, &schema, recipe.seed)?;
         load_weights(&mut network, folder)?;
@@ -447,14 +461,11 @@ impl Trained {
                 self.folder.display()
             )));
         }
-        // Other data would be cut otherwise, and what was trained on be taken for unseen.
-        let mut changes = Vec::new();
-        self.held_out.changes(&Part::of(part)?, name, &mut changes);
-        if !changes.is_empty() {
+        let changes = self.held_out.changes_to(&Part::of(part)?, name);
+        if let Some(changes) = changes {
             return Err(Error::Run(format!(
-                "the data has changed since the run in {}: {}; use `predict` on new data",
+                "the data has changed since the run in {}: {changes}; use `predict` on new data",
                 self.folder.display(),
-                changes.join(", ")
             )));
         }
         let judge = || test(&self.network, part, &self.preprocess);
@@ -516,10 +527,26 @@ impl TrainedText {
                 self.folder.display()
             )));
         }
+        let AboutText { held_out } = read_about(&self.folder)?;
+        if let (Some(was), Some((name, part))) = (held_out, text.held_out())
+            && let Some(changes) = was.changes_to(&Part::of_batches(part)?, name)
+        {
+            return Err(Error::Run(format!(
+                "the text has changed since the run in {}: {changes}",
+                self.folder.display()
+            )));
+        }
         with_precision(self.recipe.precision(), || {
             text::evaluate(&self.recipe, &self.model, &text)
         })
     }
+}
+
+/// What the run in `folder` knows about its data.
+fn read_about<T: serde::de::DeserializeOwned>(folder: &Path) -> Result<T> {
+    let path = folder.join(DATA);
+    let text = fs::read_to_string(&path).map_err(io("read", &path))?;
+    serde_json::from_str(&text).map_err(|error| Error::Run(format!("{}: {error}", path.display())))
 }
 
 fn load_weights(network: &mut impl fornax_nn::Module, folder: &Path) -> Result<()> {

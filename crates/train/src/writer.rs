@@ -26,6 +26,8 @@ pub struct Writer {
     pub tokenizer: Tokenizer,
     /// Tokens that end a text.
     pub ends: Vec<u32>,
+    /// Whether a run of Fornax trained it.
+    run: bool,
 }
 
 /// How a model writes.
@@ -68,7 +70,10 @@ impl Writer {
                     )));
                 }
             };
-            return Ok(Self::new(model, run.tokenizer));
+            return Ok(Self {
+                run: true,
+                ..Self::new(model, run.tokenizer)
+            });
         }
         if !path.is_dir() {
             let file = Gguf::open(path)?;
@@ -99,7 +104,9 @@ impl Writer {
         let named = &value["eos_token_id"];
         let one = named.as_array().map_or(vec![named.clone()], Clone::clone);
         let ends = one.iter().filter_map(Value::as_u64);
-        writer.ends.extend(ends.map(|id| id as u32));
+        writer
+            .ends
+            .extend(ends.filter_map(|id| u32::try_from(id).ok()));
         Ok(writer)
     }
 
@@ -108,6 +115,7 @@ impl Writer {
             model,
             ends: tokenizer.end().into_iter().collect(),
             tokenizer,
+            run: false,
         }
     }
 
@@ -122,22 +130,27 @@ impl Writer {
         has("<|im_start|>") && has("<|im_end|>")
     }
 
-    /// The tokens of a prompt. One that is gone on with and empty becomes the token that ends
-    /// texts, after which another begins; one that is read ends with that token.
+    /// The tokens of a prompt, with what the tokenizer puts around a text, such as LLaMA's `<s>`;
+    /// a run has learnt from texts without. One that is gone on with and empty becomes the token
+    /// that ends texts, after which another begins; one that is read ends with that token.
     fn prompt(&self, text: &str) -> Result<Vec<u32>> {
         let end = self.tokenizer.end();
+        let mut ids = self.tokenizer.encode(text, !self.run)?;
         let (ids, most) = match &self.model {
             WritingModel::Causal(model) => {
-                let mut ids = self.tokenizer.encode(text, false)?;
                 if ids.is_empty() {
                     ids.push(end.or(self.tokenizer.id("\n")).unwrap_or(0));
                 }
                 (ids, model.vocab())
             }
             WritingModel::Seq2Seq(model) => {
-                let mut ids = self.tokenizer.encode(text, true)?;
                 let lacks_end = ids.is_empty() || ids.last().copied() != end;
                 ids.extend(end.filter(|_| lacks_end));
+                if ids.is_empty() {
+                    return Err(Error::Run(
+                        "there is nothing to read in an empty prompt".into(),
+                    ));
+                }
                 if ids.len() > model.longest() {
                     return Err(Error::Run(format!(
                         "a prompt has {} tokens, but the model reads at most {}",
@@ -212,23 +225,26 @@ impl Writer {
         })
     }
 
-    /// The likeliest text after a prompt that beam search of this width finds.
+    /// The likeliest text of at most `most` tokens after a prompt that beam search of this width
+    /// finds. It ends where the model's context does.
     ///
     /// # Errors
-    /// As [`write`](Writer::write), and if prompt and new tokens are more than the model's context.
+    /// As [`write`](Writer::write), and if the prompt fills the context.
     pub fn search(&self, prompt: &str, width: usize, most: usize) -> Result<Written> {
         let started = Instant::now();
         let ids = self.prompt(prompt)?;
         let found = match &self.model {
             WritingModel::Causal(model) => {
                 let context = model.context();
-                if ids.len() + most > context {
+                let room = context.saturating_sub(ids.len());
+                if room == 0 {
                     return Err(Error::Run(format!(
-                        "beam search of {most} tokens after {} is beyond the model's context of \
-                         {context}; ask for fewer",
+                        "the prompt has {} tokens, and beam search no room in the model's context \
+                         of {context}; shorten the prompt, or leave out --beams",
                         ids.len()
                     )));
                 }
+                let most = most.min(room);
                 beam_search(&**model, &ids, width, most, &self.ends, 1.0)
             }
             WritingModel::Seq2Seq(model) => {

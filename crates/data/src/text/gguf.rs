@@ -63,7 +63,7 @@ pub(super) fn read(file: &Gguf) -> Result<Tokenizer> {
             return Err(wrong(format!("has the token {token:?} twice")));
         }
     }
-    let value = match file.text("tokenizer.ggml.model")? {
+    let mut value = match file.text("tokenizer.ggml.model")? {
         "gpt2" => {
             let name = file.text("tokenizer.ggml.pre").unwrap_or("default");
             let split = splits(name).ok_or_else(|| {
@@ -96,6 +96,57 @@ pub(super) fn read(file: &Gguf) -> Result<Tokenizer> {
             )));
         }
     };
+    let begin = file.count("tokenizer.ggml.bos_token_id").ok();
+    let begin = begin.filter(|_| begins(file));
+    if let Some((id, token)) = begin.and_then(|id| Some((id, tokens.get(id)?))) {
+        value["post_processor"] = after(id, token);
+    }
     let end = file.count("tokenizer.ggml.eos_token_id").ok();
-    Ok(Tokenizer::from_value(path, &value)?.with_end(end.map(|id| id as u32)))
+    let end = end.and_then(|id| u32::try_from(id).ok());
+    Ok(Tokenizer::from_value(path, &value)?.with_end(end))
+}
+
+/// Whether texts begin with a token of their own: as the file says, else as LLaMA's do.
+fn begins(file: &Gguf) -> bool {
+    match file.value("tokenizer.ggml.add_bos_token") {
+        Some(Meta::Bool(yes)) => *yes,
+        _ => {
+            let pre = file.text("tokenizer.ggml.pre").unwrap_or_default();
+            file.text("tokenizer.ggml.model")
+                .is_ok_and(|kind| kind == "llama")
+                || ["llama-bpe", "llama3", "llama-v3"].contains(&pre)
+        }
+    }
+}
+
+/// A text after a special token.
+fn after(id: usize, token: &str) -> Value {
+    let special = |of| json!({"SpecialToken": {"id": token, "type_id": of}});
+    let text = |name: &str, of| json!({"Sequence": {"id": name, "type_id": of}});
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special(0), text("A", 0)],
+        "pair": [special(0), text("A", 0), special(1), text("B", 1)],
+        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_text_begins_with_a_token_of_its_own() {
+        let plain = Tokenizer::train_bpe(&["to be"], 260, &["<s>"]).unwrap();
+        let mut value: Value = serde_json::from_str(&plain.to_json()).unwrap();
+        value["post_processor"] = after(0, "<s>");
+        let tokenizer = Tokenizer::from_value(Path::new("x.gguf"), &value).unwrap();
+        let text = plain.encode("to be", false).unwrap();
+        assert_eq!(tokenizer.encode("to be", false).unwrap(), text);
+        assert_eq!(
+            tokenizer.encode("to be", true).unwrap(),
+            [&[0], &text[..]].concat()
+        );
+    }
 }

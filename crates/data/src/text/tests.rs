@@ -162,6 +162,14 @@ fn decoding_tells_sentinels_and_no_other_special_token() {
     let ids = tokenizer.encode(text, false).unwrap();
     let plain = "<extra_id_0>or not<extra_id_1> be";
     assert_eq!(tokenizer.decode(&ids).unwrap(), plain);
+    // Also one whose tokenizer does not call it special.
+    let json = tokenizer.to_json();
+    let json = json.replace(r#""special":true"#, r#""special":false"#);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, json).unwrap();
+    let usual = Tokenizer::open(&path).unwrap();
+    assert_eq!(usual.decode(&ids).unwrap(), text);
     let mut stream = tokenizer.decode_stream();
     let mut told: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
     told += &stream.finish().unwrap();

@@ -275,22 +275,16 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let mut text = String::new();
-        for run in ids.split_inclusive(|&id| self.sentinel(id).is_some()) {
-            let plain = self.inner.decode(run, true);
-            text += &plain.map_err(|error| Error::Mismatch(format!("the tokenizer: {error}")))?;
-            text += &run
-                .last()
-                .and_then(|&id| self.sentinel(id))
-                .unwrap_or_default();
-        }
-        Ok(text)
-    }
-
-    /// The name of a token that is a sentinel.
-    fn sentinel(&self, id: u32) -> Option<String> {
-        let token = self.inner.id_to_token(id)?;
-        token.starts_with("<extra_id_").then_some(token)
+        let added = self.inner.get_added_vocabulary();
+        let told = |&id: &u32| {
+            let special =
+                |token: String| added.is_special_token(&token) && !token.starts_with("<extra_id_");
+            !self.inner.id_to_token(id).is_some_and(special)
+        };
+        let told: Vec<u32> = ids.iter().copied().filter(told).collect();
+        self.inner
+            .decode(&told, false)
+            .map_err(|error| Error::Mismatch(format!("the tokenizer: {error}")))
     }
 
     /// Decodes tokens as they come.

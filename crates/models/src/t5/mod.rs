@@ -81,8 +81,9 @@ impl T5 {
             (4..=1 << 16).contains(&buckets) && reach > buckets / 2 && reach <= 1 << 20,
             || format!("{buckets} buckets cannot share out distances up to {reach}"),
         )?;
-        check.that(config.pad_token_id < vocab_size, || {
-            "pad_token_id lies outside the vocabulary".to_owned()
+        let start = config.decoder_start_token_id.unwrap_or(0);
+        check.that(config.pad_token_id.max(start) < vocab_size, || {
+            "pad_token_id or decoder_start_token_id lies outside the vocabulary".to_owned()
         })?;
         let (activation, gated) = config.feed_forward(&check)?;
         let inner = num_heads.saturating_mul(d_kv).saturating_mul(4);

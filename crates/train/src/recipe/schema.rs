@@ -167,7 +167,12 @@ pub const KEYS: &[Key] = &[
         "seed of everything random",
     ),
     key("epochs", COUNT, "20", "passes over the training data"),
-    key("batch_size", COUNT, "64", "examples per step"),
+    key(
+        "batch_size",
+        Kind::Int(1, 1 << 20),
+        "64",
+        "examples per step",
+    ),
     key(
         "accumulate",
         COUNT,

@@ -55,6 +55,15 @@ impl Text {
             false => windows::load(recipe, folder),
         }
     }
+
+    /// The part that [`evaluate`] takes, and its name.
+    pub(crate) fn held_out(&self) -> Option<(&'static str, &dyn Batches)> {
+        match (&self.test, &self.validation) {
+            (Some(test), _) => Some(("test", &*test.batches)),
+            (None, Some(validation)) => Some(("validation", &**validation)),
+            (None, None) => None,
+        }
+    }
 }
 
 /// The tokens that a model of two texts needs besides those of the texts.
@@ -110,9 +119,10 @@ pub(crate) fn evaluate(
         evaluation.scores.metrics.push(score);
         return Ok(("test", evaluation));
     }
-    let validation = text.validation.as_ref().ok_or_else(|| {
-        Error::Run("the run kept no text for validation (data.validation = 0)".into())
-    })?;
+    let validation = text
+        .validation
+        .as_ref()
+        .ok_or_else(|| Error::Run("the run kept no text for validation or for a test".into()))?;
     let evaluation = evaluate_text(&task, model, &**validation)?;
     Ok(("validation", evaluation))
 }

@@ -127,8 +127,16 @@ impl Part {
         })
     }
 
+    /// What `now` has otherwise, as the end of a sentence; `None` if nothing. Other data would be
+    /// cut otherwise, and what was trained on be taken for unseen.
+    pub fn changes_to(&self, now: &Self, name: &str) -> Option<String> {
+        let mut changes = Vec::new();
+        self.changes(now, name, &mut changes);
+        (!changes.is_empty()).then(|| changes.join(", "))
+    }
+
     /// Adds what `now` has otherwise to `changes`; `name` is what the part is called.
-    pub fn changes(&self, now: &Self, name: &str, changes: &mut Vec<String>) {
+    fn changes(&self, now: &Self, name: &str, changes: &mut Vec<String>) {
         if self.samples != now.samples {
             // With other examples the contents differ anyway.
             changes.push(format!(

@@ -1,4 +1,3 @@
-use super::float::Tiled;
 use super::*;
 use crate::cpu::pool;
 use std::sync::Mutex;
@@ -254,8 +253,18 @@ fn halves_and_integers() {
 
 /// Products of one part on the calling thread, overwriting and adding, into rows with gaps.
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn blocks_by_tiles_agree_with_f64() {
-    for (m, n, k) in [(64, 256, 64), (50, 97, 70), (16, 512, 33), (33, 16, 600)] {
+    if crate::cpu::unit::serving(Precision::Medium).is_none() {
+        return;
+    }
+    for (m, n, k) in [
+        (64, 256, 64),
+        (50, 97, 70),
+        (16, 512, 33),
+        (33, 16, 600),
+        (5, 7, 2100),
+    ] {
         for (la, lb) in [
             (Lay::Rows, Lay::Rows),
             (Lay::Rows, Lay::Cols),
@@ -274,13 +283,10 @@ fn blocks_by_tiles_agree_with_f64() {
             for add in [false, true] {
                 let row = n + 3;
                 let mut c = vec![2f32; m * row];
-                let precision = Precision::Medium;
                 let (out, step) = (c.as_mut_ptr(), row as isize);
                 let (x, y) = (matrix(&a), matrix(&b));
-                // SAFETY: operands and output have these sizes.
-                if !unsafe { f32::block_by_tiles(m, n, k, precision, x, y, out, step, add) } {
-                    continue;
-                }
+                // SAFETY: operands and output have these sizes; there is a unit.
+                unsafe { unit::block(m, n, k, x, y, out, step, add) };
                 for (at, &got) in c.iter().enumerate() {
                     let (i, j) = (at / row, at % row);
                     let before = if add { 2.0 } else { 0.0 };

@@ -225,7 +225,7 @@ macro_rules! kernel {
 pub unsafe fn multiply(tiles: &Tiles, parts: usize, m: usize, n: usize, p: &Product) {
     debug_assert!(p.steps > 0 && STEP == 32);
     if tiles.kind == Kind::Dots {
-        debug_assert!(parts == 1);
+        assert!(parts == 1, "dot products serve one part");
         // SAFETY: passed on from the caller.
         return unsafe { dots::multiply(m, n, p) };
     }

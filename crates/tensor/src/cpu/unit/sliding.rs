@@ -220,7 +220,7 @@ macro_rules! choose {
 pub unsafe fn slide(tiles: &Tiles, parts: usize, side: Side, p: usize, s: usize, x: &Sliding) {
     debug_assert!(x.steps > 0);
     if tiles.kind == Kind::Dots {
-        debug_assert!(parts == 1);
+        assert!(parts == 1, "dot products serve one part");
         // SAFETY: passed on from the caller.
         return unsafe { dots::slide(side, p, s, x) };
     }

@@ -129,7 +129,7 @@ macro_rules! kernel {
 pub unsafe fn multiply_wide(tiles: &Tiles, parts: usize, p: &Wide) {
     debug_assert!(p.steps > 0);
     if tiles.kind == Kind::Dots {
-        debug_assert!(parts == 1);
+        assert!(parts == 1, "dot products serve one part");
         // SAFETY: passed on from the caller.
         return unsafe { dots::multiply_wide(p) };
     }
