@@ -416,9 +416,12 @@ fn describe(reader: &mut Reader<'_>, alignment: u64) -> Parsed<GgufEntry> {
             sides.first().unwrap_or(&1)
         )));
     }
-    let elements = sides.iter().try_fold(1u64, |n, &side| n.checked_mul(side));
+    // A side of 0 hides no absurd ones, so that the sides can be multiplied in any order.
+    let sized = |&side: &u64| side.max(1);
+    let elements = sides.iter().map(sized).try_fold(1u64, u64::checked_mul);
     let length = elements
         .filter(|&n| n <= (isize::MAX / 4) as u64)
+        .map(|n| if sides.contains(&0) { 0 } else { n })
         .and_then(|n| (n / block).checked_mul(size));
     let end = length.and_then(|length| start.checked_add(length));
     let end = end

@@ -125,6 +125,7 @@ fn lying_headers_are_refused() {
             tensors(&[tensor("a", &[1 << 32, 1 << 32, 4], 0, 0)]),
             "too large",
         ),
+        (tensors(&[tensor("a", &[0, 1 << 63, 4], 0, 0)]), "too large"),
         (tensors(&[tensor("a", &[8], 0, u64::MAX - 31)]), "too large"),
         (
             tensors(&[tensor("a", &[1, 1, 1, 1, 1], 0, 0)]),
