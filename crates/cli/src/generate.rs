@@ -109,11 +109,10 @@ pub fn run(args: Args) -> Outcome {
             };
             let mut gone = None;
             let written = writer.write(&texts, &options(&args), &args.stop, |_, piece| {
-                let shown =
-                    live.then(|| show(std::mem::take(&mut prompt)).and_then(|()| show(piece)));
-                if let Some(Err(error)) = shown {
+                if live && let Err(error) = show(prompt).and_then(|()| show(piece)) {
                     gone.get_or_insert(error);
                 }
+                prompt = "";
             })?;
             if let Some(error) = gone {
                 return Err(error.into());

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use fornax_data::text::Tokenizer;
-use fornax_models::Bert;
-use fornax_models::Pretrained;
-use fornax_models::pretrained::{from_folder, read_config};
+use fornax_models::pretrained::from_folder;
+use fornax_models::{Bert, Pretrained};
 use fornax_tensor::Tensor;
 
 use crate::error::{Error, Result};
+use crate::text::belong_together;
 
 /// Texts that go through the model at once.
 const TOGETHER: usize = 32;
@@ -17,8 +17,6 @@ const TOGETHER: usize = 32;
 pub struct Embedder {
     model: Bert,
     tokenizer: Tokenizer,
-    /// The most tokens of a sentence.
-    longest: usize,
 }
 
 impl Embedder {
@@ -34,11 +32,9 @@ impl Embedder {
                 folder.display()
             )));
         }
-        let config = read_config::<Bert>(folder.join("config.json")).map_err(told)?;
         Ok(Self {
             model: from_folder::<Bert>(folder).map_err(told)?.model,
             tokenizer: Tokenizer::open(folder)?,
-            longest: config.max_position_embeddings,
         })
     }
 
@@ -54,20 +50,16 @@ impl Embedder {
     /// If there are no texts.
     pub fn embed(&self, texts: &[&str]) -> Result<Tensor> {
         assert!(!texts.is_empty(), "embed: no texts");
+        let config = self.model.config();
+        let (vocab, longest) = (config.vocab_size, config.max_position_embeddings);
         let mut rows = Vec::with_capacity(texts.len());
         for text in texts {
             let mut ids = self.tokenizer.encode(text, true)?;
-            let most = self.model.config().vocab_size;
-            if let Some(id) = ids.iter().find(|&&id| id as usize >= most) {
-                return Err(Error::Run(format!(
-                    "the tokenizer gives token {id}, but the model has only {most}; they do not \
-                     belong together"
-                )));
-            }
-            if ids.len() > self.longest {
+            belong_together(&ids, vocab)?;
+            if ids.len() > longest {
                 // The last token says where the text ends.
                 let last = ids[ids.len() - 1];
-                ids.truncate(self.longest - 1);
+                ids.truncate(longest - 1);
                 ids.push(last);
             }
             rows.push(ids);

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, io};
 use crate::run::TrainedText;
-use crate::text::TextModel;
+use crate::text::{TextModel, belong_together};
 
 /// A model that writes, with its tokenizer.
 pub struct Writer {
@@ -136,7 +136,7 @@ impl Writer {
     fn prompt(&self, text: &str) -> Result<Vec<u32>> {
         let end = self.tokenizer.end();
         let mut ids = self.tokenizer.encode(text, !self.run)?;
-        let (ids, most) = match &self.model {
+        let (ids, vocab) = match &self.model {
             WritingModel::Causal(model) => {
                 if ids.is_empty() {
                     ids.push(end.or(self.tokenizer.id("\n")).unwrap_or(0));
@@ -161,12 +161,7 @@ impl Writer {
                 (ids, model.vocab())
             }
         };
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= most) {
-            return Err(Error::Run(format!(
-                "the tokenizer gives token {id}, but the model has only {most}; they do not belong \
-                 together"
-            )));
-        }
+        belong_together(&ids, vocab)?;
         Ok(ids)
     }
 

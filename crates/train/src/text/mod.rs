@@ -111,20 +111,28 @@ pub(crate) fn evaluate(
     text: &Text,
 ) -> Result<(&'static str, Evaluation)> {
     let task = model.task(recipe, &text.tokenizer)?;
+    let (name, part) = text
+        .held_out()
+        .ok_or_else(|| Error::Run("the run kept no text for validation or for a test".into()))?;
+    let mut evaluation = evaluate_text(&task, model, part)?;
     if let (Some(test), TextModel::Seq2Seq(network)) = (&text.test, model) {
-        let mut evaluation = evaluate_text(&task, model, &*test.batches)?;
         let written = translate(&**network, &text.tokenizer, test)?;
         let right: Vec<&str> = test.texts.iter().map(|pair| pair[1].as_str()).collect();
         let score = ("bleu".to_owned(), bleu(&written, &right));
         evaluation.scores.metrics.push(score);
-        return Ok(("test", evaluation));
     }
-    let validation = text
-        .validation
-        .as_ref()
-        .ok_or_else(|| Error::Run("the run kept no text for validation or for a test".into()))?;
-    let evaluation = evaluate_text(&task, model, &**validation)?;
-    Ok(("validation", evaluation))
+    Ok((name, evaluation))
+}
+
+/// An error if a tokenizer's tokens are not those of a model that has `vocab` of them.
+pub(crate) fn belong_together(ids: &[u32], vocab: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::Run(format!(
+            "the tokenizer gives token {id}, but the model has only {vocab}; they do not belong \
+             together"
+        ))),
+    }
 }
 
 /// What the model writes about each text of the test.

@@ -68,6 +68,11 @@ fn faster(
     work / rate + packing + more < vector
 }
 
+/// Bytes of a block's tiles for so many elements of so many parts.
+fn tiles_bytes(len: usize, parts: usize) -> usize {
+    len.div_ceil(STEP) * parts * TILE
+}
+
 /// One side of a product.
 #[derive(Clone, Copy)]
 struct Side {
@@ -103,6 +108,24 @@ impl Side {
         };
         // SAFETY: these elements of the operand; the caller has room for the tiles.
         unsafe { unit::pack(self.format, parts, lines, dst) }
+    }
+
+    /// Packs elements `at` of all blocks, one behind the other, on all threads.
+    unsafe fn pack_all(&self, parts: usize, at: &Range<usize>, dst: *mut u8) -> Extent {
+        let bytes = tiles_bytes(at.len(), parts);
+        let mut extents = vec![Extent::default(); self.blocks()];
+        let (dst, seen) = (Out(dst), Out(extents.as_mut_ptr()));
+        let some = (SERIAL / 8 / (LINES * at.len())).max(1);
+        pool::run_chunks(self.blocks(), some, |range| {
+            for block in range {
+                // SAFETY: each block is packed to its own place by one task.
+                unsafe {
+                    let dst = dst.get().add(block * bytes);
+                    *seen.get().add(block) = self.pack(parts, block, at.clone(), dst);
+                }
+            }
+        });
+        extents.into_iter().fold(Extent::default(), Extent::and)
     }
 }
 
@@ -227,37 +250,22 @@ impl Job {
 
     /// Bytes of a block's tiles for that many elements.
     fn bytes(&self, len: usize) -> usize {
-        len.div_ceil(STEP) * self.parts * TILE
+        tiles_bytes(len, self.parts)
     }
 
     /// Writes the product to rows of `c` that are `c_row` apart; see [`parallel`].
     unsafe fn run(&self, c: *mut f32, c_row: usize, after: After<'_>) {
         let span = SUPER.min(self.k);
-        let blocks = self.shared.blocks();
-        let packed = Scratch::<u8>::new(blocks * self.bytes(span));
-        let mut shared_extents = vec![Extent::default(); blocks];
+        let packed = Scratch::<u8>::new(self.shared.blocks() * self.bytes(span));
+        let mut shared = Extent::default();
         let each = self.task_blocks();
         let tasks = self.split.blocks().div_ceil(each);
         let mut split_extents = vec![Extent::default(); tasks];
         for from in (0..self.k).step_by(span) {
             let at = from..self.k.min(from + span);
             let (dst, out) = (Out(packed.ptr()), Out(c));
-            let seen = Out(shared_extents.as_mut_ptr());
-            let some = (SERIAL / 8 / (LINES * at.len())).max(1);
-            pool::run_chunks(blocks, some, |range| {
-                for block in range {
-                    // SAFETY: each block is packed to its own place by one task.
-                    unsafe {
-                        let dst = dst.get().add(block * self.bytes(at.len()));
-                        let extent = self.shared.pack(self.parts, block, at.clone(), dst);
-                        let seen = seen.get().add(block);
-                        *seen = (*seen).and(extent);
-                    }
-                }
-            });
-            let shared = shared_extents
-                .iter()
-                .fold(Extent::default(), |a, b| a.and(*b));
+            // SAFETY: these elements of the operand; there is room for its tiles.
+            shared = shared.and(unsafe { self.shared.pack_all(self.parts, &at, packed.ptr()) });
             let seen = Out(split_extents.as_mut_ptr());
             let last = at.end == self.k;
             pool::run(tasks, |task| {
@@ -508,10 +516,7 @@ impl PackedRight {
     /// `b` must be readable, now and while the result is used; there must be a [unit](unit::kind).
     pub unsafe fn new(n: usize, k: usize, b: Matrix<f32>, precision: Precision) -> Self {
         let parts = unit::parts(precision);
-        let blocks = n.div_ceil(LINES);
-        let bytes = Self::bytes(k, parts);
-        let tiles = Scratch::<u8>::new(blocks * bytes);
-        let mut extents = vec![Extent::default(); blocks];
+        let tiles = Scratch::<u8>::new(n.div_ceil(LINES) * tiles_bytes(k, parts));
         let columns = Side {
             ptr: b.ptr,
             lines: n,
@@ -519,17 +524,8 @@ impl PackedRight {
             step: b.row,
             format: Format::Pairs,
         };
-        let (dst, seen) = (Out(tiles.ptr()), Out(extents.as_mut_ptr()));
-        pool::run_chunks(blocks, (SERIAL / 8 / (LINES * k)).max(1), |range| {
-            for block in range {
-                // SAFETY: each block is packed to its own place by one task.
-                unsafe {
-                    let dst = dst.get().add(block * bytes);
-                    *seen.get().add(block) = columns.pack(parts, block, 0..k, dst);
-                }
-            }
-        });
-        let extent = extents.into_iter().fold(Extent::default(), |a, b| a.and(b));
+        // SAFETY: passed on from the caller; there is room for the tiles.
+        let extent = unsafe { columns.pack_all(parts, &(0..k), tiles.ptr()) };
         PackedRight {
             n,
             k,
@@ -538,11 +534,6 @@ impl PackedRight {
             tiles,
             extent,
         }
-    }
-
-    /// Bytes of a block's tiles.
-    fn bytes(k: usize, parts: usize) -> usize {
-        k.div_ceil(STEP) * parts * TILE
     }
 
     /// Writes, or adds, `a x b` to rows of `c`, on the calling thread.
@@ -561,7 +552,7 @@ impl PackedRight {
         const WIDTH: usize = 4 * LINES;
         #[repr(align(64))]
         struct Near([f32; LINES * WIDTH]);
-        let bytes = Self::bytes(self.k, self.parts);
+        let bytes = tiles_bytes(self.k, self.parts);
         let own = Scratch::<u8>::new(bytes);
         let row_side = Side {
             ptr: a.ptr,
