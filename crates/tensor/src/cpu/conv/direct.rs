@@ -1,4 +1,4 @@
-//! Convolution straight from the padded image with AVX-512, without laying out columns.
+//! Convolution straight from the padded image, without laying out columns.
 //!
 //! A tile is a run of output positions in one row by two vectors of output channels: the image's
 //! elements are broadcast from where they are, the weights are packed with the channels side by
@@ -7,9 +7,8 @@
 use super::columns::{SLACK, Walk};
 use super::faces::Correlation;
 use super::{ConvShape, Ptr};
-use crate::cpu::matmul::{
-    After, Float, ImageTile, Lanes, MAX_POSITIONS, Scratch, WeightTile, pack_panel, turn,
-};
+use crate::Element;
+use crate::cpu::matmul::{After, ImageTile, Kernels, Scratch, WeightTile};
 use crate::cpu::pool;
 
 /// Bytes of finished rows that are kept before they are transposed.
@@ -19,8 +18,8 @@ const WEIGHTS: usize = 384 << 10;
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 60_000;
 
-fn width<T: Lanes>() -> usize {
-    2 * T::LANES
+fn width<T>(set: &Kernels<T>) -> usize {
+    2 * set.lanes
 }
 
 /// Where the element of the padded image under weight `l` lies, for `[channel, ky, kx]`.
@@ -39,15 +38,15 @@ pub fn offsets(walk: &Walk, channels: usize) -> Vec<usize> {
 
 /// Whether the direct way is the faster one: wide enough tiles, enough channels to fill vectors,
 /// weights that stay in the cache, and sums long enough to hide the final transposition.
-pub fn suits<T: Float>(c: &Correlation) -> bool {
+pub fn suits<T>(set: &Kernels<T>, c: &Correlation) -> bool {
     let k = c.ins * c.walk.kernel[0] * c.walk.kernel[1];
-    let lanes = c.outs.next_multiple_of(T::LANES);
+    let lanes = c.outs.next_multiple_of(set.lanes);
     let [_, ow] = c.walk.output;
     ow >= 7
         && c.outs * 4 >= lanes * 3
         && c.walk.stride[1] <= 2
         && k >= 48
-        && k * width::<T>() * size_of::<T>() <= WEIGHTS
+        && k * width(set) * size_of::<T>() <= WEIGHTS
 }
 
 /// The part of a convolution that makes output rows `y0..y1`.
@@ -66,8 +65,9 @@ pub fn some_rows(walk: &Walk, y0: usize, y1: usize) -> Walk {
 }
 
 /// # Safety
-/// As for [`conv`](super::conv), for the sizes in `c`; the processor must have AVX-512F.
-pub unsafe fn correlate<T: Float>(
+/// As for [`conv`](super::conv), for the sizes in `c`.
+pub unsafe fn correlate<T: Element>(
+    set: &'static Kernels<T>,
     c: &Correlation,
     x: *const T,
     w: *const T,
@@ -77,7 +77,7 @@ pub unsafe fn correlate<T: Float>(
     let image = c.walk.image[0] * c.walk.image[1];
     let [oh, ow] = c.walk.output;
     let k = c.ins * c.walk.kernel[0] * c.walk.kernel[1];
-    let width = width::<T>();
+    let width = width(set);
     let panels = c.outs.div_ceil(width);
     // Weights as panels `[k, width]` of every group.
     let packed = Scratch::<T>::new(c.groups * panels * k * width);
@@ -91,7 +91,7 @@ pub unsafe fn correlate<T: Float>(
             unsafe {
                 let src = from.0.add((group * c.outs + o) * k);
                 let dst = to.0.add(i * k * width);
-                pack_panel(src, k as isize, 1, lines, k, dst, width);
+                set.pack_panel(src, k as isize, 1, lines, k, dst, width);
             }
         }
     });
@@ -106,7 +106,7 @@ pub unsafe fn correlate<T: Float>(
     let most = some_rows(&c.walk, 0, cut);
     let padded_len = c.ins * most.padded_len() + SLACK;
     let rows = (ROWS / (ow * width * size_of::<T>())).clamp(1, cut);
-    let positions = ow.div_ceil(ow.div_ceil(MAX_POSITIONS));
+    let positions = ow.div_ceil(ow.div_ceil(set.image[0][1].len()));
 
     let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.ptr()));
     pool::run_chunks(units * cuts, joined, |tasks| {
@@ -127,7 +127,8 @@ pub unsafe fn correlate<T: Float>(
                 for panel in 0..panels {
                     let o = panel * width;
                     let lines = width.min(c.outs - o);
-                    let vectors = lines.div_ceil(T::LANES);
+                    let vectors = lines.div_ceil(set.lanes);
+                    let kernels = set.image[step - 1][vectors - 1];
                     let b = weights
                         .0
                         .add((unit % c.groups * panels + panel) * k * width);
@@ -137,7 +138,7 @@ pub unsafe fn correlate<T: Float>(
                             let row = padded.ptr().add((first + r) * walk.stride[0] * pw);
                             for px in (0..ow).step_by(positions) {
                                 let count = positions.min(ow - px);
-                                T::image_kernel(count, vectors, step)(&ImageTile {
+                                kernels[count - 1](&ImageTile {
                                     k,
                                     a: row.add(px * step),
                                     offsets: offsets.as_ptr(),
@@ -150,7 +151,7 @@ pub unsafe fn correlate<T: Float>(
                         }
                         let out = y.0.add(((unit * c.outs + o) * oh + y0 + first) * ow);
                         let step = (oh * ow) as isize;
-                        turn(done.ptr(), width as isize, some * ow, lines, out, step);
+                        set.turn(done.ptr(), width as isize, some * ow, lines, out, step);
                     }
                 }
             }
@@ -169,25 +170,27 @@ pub unsafe fn correlate<T: Float>(
 }
 
 /// Whether the weight gradient may be taken directly.
-pub fn suits_weights<T: Float>(s: &ConvShape) -> bool {
+pub fn suits_weights<T>(set: &Kernels<T>, s: &ConvShape) -> bool {
     let outs = s.group_out();
     let [oh, ow] = s.output();
-    ow >= 4 && oh * ow >= 32 && outs * 4 >= outs.next_multiple_of(T::LANES) * 3 && s.window() >= 4
+    ow >= 4 && oh * ow >= 32 && outs * 4 >= outs.next_multiple_of(set.lanes) * 3 && s.window() >= 4
 }
 
 /// Adds (or writes) one image's part of the weight gradient of some channels to `sums`, which is
 /// `[weights, width]` for each panel of output channels.
-pub struct WeightSums {
+pub struct WeightSums<T: 'static> {
+    set: &'static Kernels<T>,
     pub walk: Walk,
     pub channels: usize,
     pub outs: usize,
     offsets: Vec<usize>,
 }
 
-impl WeightSums {
-    pub fn new(walk: Walk, channels: usize, outs: usize) -> Self {
+impl<T: Element> WeightSums<T> {
+    pub fn new(set: &'static Kernels<T>, walk: Walk, channels: usize, outs: usize) -> Self {
         let offsets = offsets(&walk, channels);
         WeightSums {
+            set,
             walk,
             channels,
             outs,
@@ -196,15 +199,15 @@ impl WeightSums {
     }
 
     /// Elements per row of sums.
-    pub fn row<T: Lanes>(outs: usize) -> usize {
-        outs.next_multiple_of(width::<T>())
+    pub fn row(set: &Kernels<T>, outs: usize) -> usize {
+        outs.next_multiple_of(width(set))
     }
 
     /// # Safety
     /// `x` holds the channels of one image, `dy` the output's gradient `[outs, positions]`,
     /// `padded` and `grads` are scratch of `channels * padded_len` and
-    /// `positions * row` elements; `sums` is `[channels * taps, row]`; needs AVX-512F.
-    pub unsafe fn add<T: Float>(
+    /// `positions * row` elements; `sums` is `[channels * taps, row]`.
+    pub unsafe fn add(
         &self,
         x: *const T,
         dy: *const T,
@@ -215,23 +218,24 @@ impl WeightSums {
     ) {
         let walk = &self.walk;
         let positions = walk.positions();
-        let width = width::<T>();
-        let row = Self::row::<T>(self.outs);
+        let set = self.set;
+        let width = width(set);
+        let row = Self::row(set, self.outs);
         let [_, pw] = walk.padded();
         let weights = self.offsets.len();
-        let height = weights.div_ceil(weights.div_ceil(8));
+        let height = weights.div_ceil(weights.div_ceil(set.weight[1].len()));
         // SAFETY: passed on from the caller.
         unsafe {
             walk.pad(x, self.channels, padded);
             for o in (0..self.outs).step_by(width) {
                 let lines = width.min(self.outs - o);
-                let vectors = lines.div_ceil(T::LANES);
+                let vectors = lines.div_ceil(set.lanes);
                 let src = dy.add(o * positions);
                 let grads = grads.add(o * positions);
-                pack_panel(src, positions as isize, 1, lines, positions, grads, width);
+                set.pack_panel(src, positions as isize, 1, lines, positions, grads, width);
                 for i in (0..weights).step_by(height) {
                     let count = height.min(weights - i);
-                    T::weight_kernel(count, vectors)(&WeightTile {
+                    (set.weight[vectors - 1][count - 1])(&WeightTile {
                         a: padded,
                         offsets: self.offsets[i..].as_ptr(),
                         size: walk.output,

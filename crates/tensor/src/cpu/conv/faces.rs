@@ -6,8 +6,6 @@ use super::{ConvShape, Face, Ptr};
 use super::{direct, planes};
 use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
 use crate::cpu::pool;
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::simd::{Level, level};
 use crate::precision::Precision;
 use std::ops::Range;
 
@@ -148,14 +146,16 @@ unsafe fn correlate<T: Block>(
         return unsafe { T::parallel(c.outs, positions, k, exact, w, x, y, 0, after) };
     }
     #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx512 && direct::suits::<T>(c) {
-        // SAFETY: passed on from the caller, and the features are there.
-        return unsafe { direct::correlate(c, x, w, y, after) };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx512 && planes::suits::<T>(c) {
-        // SAFETY: as above.
-        return unsafe { planes::correlate(c, x, w, y, after) };
+    if let Some(set) = T::kernels() {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if direct::suits(set, c) {
+                return direct::correlate(set, c, x, w, y, after);
+            }
+            if planes::suits(set, c) {
+                return planes::correlate(set, c, x, w, y, after);
+            }
+        }
     }
     let walk = &c.walk;
     let image = walk.image[0] * walk.image[1];
@@ -306,17 +306,12 @@ unsafe fn weight_grad<T: Block>(
     // The sums lie as `[o, k]` or, where that fills vectors better, as `[k, o]`.
     let turned = outs >= 16 || outs >= some * taps;
     #[cfg(target_arch = "x86_64")]
-    let direct = level() >= Level::Avx512 && direct::suits_weights::<T>(s);
-    #[cfg(not(target_arch = "x86_64"))]
-    let direct = false;
-    let turned = turned || direct;
+    let direct = T::kernels().filter(|set| direct::suits_weights(set, s));
+    #[cfg(target_arch = "x86_64")]
+    let turned = turned || direct.is_some();
     // Elements from one row of sums to the next, if they lie as `[k, o]`.
     #[cfg(target_arch = "x86_64")]
-    let row = if direct {
-        direct::WeightSums::row::<T>(outs)
-    } else {
-        outs
-    };
+    let row = direct.map_or(outs, |set| direct::WeightSums::row(set, outs));
     #[cfg(not(target_arch = "x86_64"))]
     let row = outs;
     let size = some * taps * row;
@@ -333,14 +328,14 @@ unsafe fn weight_grad<T: Block>(
         let rows = channels * taps;
         let images = part * per_part..s.batch.min((part + 1) * per_part);
         #[cfg(target_arch = "x86_64")]
-        if direct {
-            let sums = direct::WeightSums::new(walk, channels, outs);
+        if let Some(set) = direct {
+            let sums = direct::WeightSums::new(set, walk, channels, outs);
             let padded = Scratch::<T>::new(channels * walk.padded_len());
             let grads = Scratch::<T>::new(positions * row);
             for n in images.clone() {
                 let unit = n * s.groups + group;
                 // SAFETY: channels of image `n`, and its output's gradient; scratch of the sizes
-                // needed; the sums of this task; the features are there.
+                // needed; the sums of this task.
                 unsafe {
                     let x = x.0.add((unit * ins + c) * image);
                     let dy = dy.0.add(unit * outs * positions);
@@ -352,11 +347,7 @@ unsafe fn weight_grad<T: Block>(
         }
         let in_place = walk.is_pointwise();
         let padded = Scratch::<T>::new(if in_place { 0 } else { padded_len });
-        let columns = Scratch::<T>::new(if direct {
-            0
-        } else {
-            step * taps * positions + SLACK
-        });
+        let columns = Scratch::<T>::new(step * taps * positions + SLACK);
         for n in images.clone() {
             let unit = n * s.groups + group;
             for first in (0..channels).step_by(step) {

@@ -1,5 +1,5 @@
-//! Convolution with few channels, on one side or in each group, straight from the padded image with
-//! AVX-512: depthwise layers, first layers, and the gradients of such.
+//! Convolution with few channels, on one side or in each group, straight from the padded image:
+//! depthwise layers, first layers, and the gradients of such.
 //!
 //! A vector is a run of positions in one output row, so nothing is laid out or transposed.
 
@@ -7,7 +7,8 @@ use super::Ptr;
 use super::columns::SLACK;
 use super::direct::{offsets, some_rows};
 use super::faces::Correlation;
-use crate::cpu::matmul::{After, Float, PlaneTile, Run, Scratch, pack_panel, plane_vectors};
+use crate::Element;
+use crate::cpu::matmul::{After, Kernels, PlaneTile, Run, Scratch};
 use crate::cpu::pool;
 
 /// The least number of multiply-adds for a task of its own.
@@ -15,16 +16,17 @@ const TASK: usize = 60_000;
 
 /// Whether this way suits: contiguous runs that fill most of their vectors, and either sums too
 /// short or channels too few for the other ways.
-pub fn suits<T: Float>(c: &Correlation) -> bool {
+pub fn suits<T>(set: &Kernels<T>, c: &Correlation) -> bool {
     let k = c.ins * c.walk.kernel[0] * c.walk.kernel[1];
     let [_, ow] = c.walk.output;
-    let full = ow * 4 >= ow.next_multiple_of(T::LANES) * 3;
-    c.walk.stride[1] == 1 && (c.outs <= 4 || (full && (k < 48 || c.outs < T::LANES)))
+    let full = ow * 4 >= ow.next_multiple_of(set.lanes) * 3;
+    c.walk.stride[1] == 1 && (c.outs <= 4 || (full && (k < 48 || c.outs < set.lanes)))
 }
 
 /// # Safety
-/// As for [`conv`](super::conv), for the sizes in `c`; the processor must have AVX-512F.
-pub unsafe fn correlate<T: Float>(
+/// As for [`conv`](super::conv), for the sizes in `c`.
+pub unsafe fn correlate<T: Element>(
+    set: &'static Kernels<T>,
     c: &Correlation,
     x: *const T,
     w: *const T,
@@ -35,7 +37,7 @@ pub unsafe fn correlate<T: Float>(
     let [oh, ow] = c.walk.output;
     let k = c.ins * c.walk.kernel[0] * c.walk.kernel[1];
     // Weights in tiles of channels, `[k, channels]`.
-    let height = c.outs.div_ceil(c.outs.div_ceil(8));
+    let height = c.outs.div_ceil(c.outs.div_ceil(set.plane.len()));
     let packed = Scratch::<T>::new(c.groups * c.outs * k);
     for group in 0..c.groups {
         for o in (0..c.outs).step_by(height) {
@@ -43,7 +45,7 @@ pub unsafe fn correlate<T: Float>(
             // SAFETY: the weights of these channels and their place.
             unsafe {
                 let (src, dst) = (w.add(at), packed.ptr().add(at));
-                pack_panel(src, k as isize, 1, lines, k, dst, lines);
+                set.pack_panel(src, k as isize, 1, lines, k, dst, lines);
             }
         }
     }
@@ -56,7 +58,7 @@ pub unsafe fn correlate<T: Float>(
     let cuts = oh.div_ceil(cut);
     let joined = if cuts == 1 { (TASK / work).max(1) } else { 1 };
     // Runs that are worked on together, for all tiles of channels.
-    let most = plane_vectors(height) * 2;
+    let most = set.plane[height - 1].len() * 2;
     let padded_len = c.ins * some_rows(&c.walk, 0, cut).padded_len() + SLACK;
 
     let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.ptr()));
@@ -69,14 +71,14 @@ pub unsafe fn correlate<T: Float>(
         let walk = some_rows(&c.walk, y0, y1);
         let offsets = offsets(&walk, c.ins);
         let [_, pw] = walk.padded();
-        let mut runs = Vec::with_capacity((y1 - y0) * ow.div_ceil(T::LANES));
+        let mut runs = Vec::with_capacity((y1 - y0) * ow.div_ceil(set.lanes));
         for r in 0..y1 - y0 {
-            for px in (0..ow).step_by(T::LANES) {
-                let lanes = T::LANES.min(ow - px);
+            for px in (0..ow).step_by(set.lanes) {
+                let lanes = set.lanes.min(ow - px);
                 runs.push(Run {
                     from: r * walk.stride[0] * pw + px,
                     to: r * ow + px,
-                    mask: 0xFFFF >> (16 - lanes),
+                    lanes,
                 });
             }
         }
@@ -92,8 +94,9 @@ pub unsafe fn correlate<T: Float>(
                 for runs in runs.chunks(most) {
                     for o in (0..c.outs).step_by(height) {
                         let lines = height.min(c.outs - o);
+                        let kernels = set.plane[lines - 1];
                         let tile = |runs: &[Run]| {
-                            T::plane_kernel(lines, runs.len())(&PlaneTile {
+                            kernels[runs.len() - 1](&PlaneTile {
                                 k,
                                 w: weights.0.add((group * c.outs + o) * k),
                                 image: padded.ptr(),
@@ -103,7 +106,7 @@ pub unsafe fn correlate<T: Float>(
                                 c_step: oh * ow,
                             });
                         };
-                        runs.chunks(plane_vectors(lines)).for_each(tile);
+                        runs.chunks(kernels.len()).for_each(tile);
                     }
                 }
             }

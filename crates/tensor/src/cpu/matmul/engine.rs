@@ -1,4 +1,4 @@
-//! Products of one pair of matrices with the AVX-512 kernels: orientation, packing and blocking.
+//! Products of one pair of matrices with a set of kernels: orientation, packing and blocking.
 //!
 //! A kernel's vectors run along one dimension of the output, in which one operand must be
 //! contiguous. [`Job::plan`] decides whether that is the columns (of `b`) or, computing the
@@ -6,8 +6,7 @@
 //! For instance `x w^T` with a small batch `x` computes `w x^T`, which packs the small `x` and reads
 //! the large `w` in place.
 
-use super::avx512::{Dots, Lanes, MAX_ROWS, MAX_ROWS_BY_ROW, Tile};
-use super::pack::{Pack, panel};
+use super::kernels::{Dots, Kernel, Kernels, Lanes, Tile};
 use super::{After, Matrix, Scratch};
 use crate::cpu::pool;
 use std::ops::Range;
@@ -18,12 +17,17 @@ const SERIAL: usize = 150_000;
 const TASK: usize = 60_000;
 /// The most rows of a task: the more, the less often the second operand is read again.
 const TASK_ROWS: usize = 192;
+/// Bytes of a line of the operands that are worked on at once: a tile's rows then stay in the
+/// first-level cache, and panels stream from the second, which is fast enough; the fewer the chunks,
+/// the less often the output is read and written.
+const DEPTH: usize = 4096;
 /// From so many uses on, packing a panel pays.
 const REUSE: usize = 4;
 
 /// A planned product of `p x k` and `k x q` matrices whose vectors run along `q`.
 #[derive(Clone, Copy)]
-pub struct Job<T> {
+pub struct Job<T: 'static> {
+    set: &'static Kernels<T>,
     p: usize,
     q: usize,
     k: usize,
@@ -34,12 +38,12 @@ pub struct Job<T> {
     /// Vectors per panel of `b`.
     vectors: usize,
     pack_b: bool,
-    /// The sums are cut into chunks of this length, so that panels stay in cache.
+    /// The sums are cut into chunks of this length.
     chunk: usize,
 }
 
 /// An element type with products of our own.
-pub trait Float: Lanes + Pack + crate::Element + std::ops::Add<Output = Self> {}
+pub trait Float: Lanes + crate::Element + std::ops::Add<Output = Self> {}
 impl Float for f32 {}
 impl Float for f64 {}
 
@@ -53,6 +57,7 @@ unsafe impl<T> Send for Out<T> {}
 impl<T: Float> Job<T> {
     /// Plans the product of `a` (`m x k`) and `b` (`k x n`).
     pub fn plan(
+        set: &'static Kernels<T>,
         m: usize,
         n: usize,
         k: usize,
@@ -69,7 +74,7 @@ impl<T: Float> Job<T> {
         }
         // Rough costs in cycles; only their comparison matters.
         let cost = |p: usize, q: usize, b: Matrix<T>| {
-            let compute = p as f64 * k as f64 * q.div_ceil(T::LANES) as f64 / 2.0;
+            let compute = p as f64 * k as f64 * q.div_ceil(set.lanes) as f64 / 2.0;
             let pack = match (b.col, b.row) {
                 (1, _) if p <= REUSE * 8 => 0.0,
                 (1, _) => 0.1,
@@ -85,7 +90,7 @@ impl<T: Float> Job<T> {
             true => (n, m, b.transpose(), a.transpose()),
             false => (m, n, a, b),
         };
-        let vectors = match q.div_ceil(T::LANES) {
+        let vectors = match q.div_ceil(set.lanes) {
             1 => 1,
             3 => 3,
             _ => 2,
@@ -94,9 +99,10 @@ impl<T: Float> Job<T> {
         // With very few rows, what counts is to read `b` in long runs of memory.
         let most = match p <= 4 && !pack_b {
             true => 16,
-            false => 4096 / size_of::<T>(),
+            false => DEPTH / size_of::<T>(),
         };
         Job {
+            set,
             p,
             q,
             k,
@@ -110,7 +116,7 @@ impl<T: Float> Job<T> {
     }
 
     fn width(&self) -> usize {
-        self.vectors * T::LANES
+        self.vectors * self.set.lanes
     }
 
     fn panels(&self) -> usize {
@@ -129,15 +135,24 @@ impl<T: Float> Job<T> {
             // SAFETY: panel `i` of the operand and its place in the packed copy.
             unsafe {
                 let dst = dst.add(i * width * self.k);
-                panel(src, self.b.col, self.b.row, lines, self.k, dst, width);
+                let (line, step) = (self.b.col, self.b.row);
+                self.set
+                    .pack_panel(src, line, step, lines, self.k, dst, width);
             }
+        }
+    }
+
+    /// The kernels for so many vectors.
+    fn tiles(&self, vectors: usize, by_row: bool) -> &'static [Kernel<T>] {
+        match by_row {
+            true => self.set.tile_by_row[vectors - 1],
+            false => self.set.tile[vectors - 1],
         }
     }
 
     /// Rows of a tile when `rows` rows are shared out evenly.
     fn height(&self, rows: usize, by_row: bool) -> usize {
-        let most = if by_row { MAX_ROWS_BY_ROW } else { MAX_ROWS }[self.vectors];
-        rows.div_ceil(rows.div_ceil(most))
+        rows.div_ceil(rows.div_ceil(self.tiles(self.vectors, by_row).len()))
     }
 
     /// Packs rows of `a`, elements `l..l + k` of each, to `dst` as tiles of `height` rows.
@@ -151,7 +166,7 @@ impl<T: Float> Job<T> {
             // SAFETY: these rows of the operand; their place in the copy.
             unsafe {
                 let dst = dst.add((i - rows.start) * k);
-                panel(src, a.row, a.col, lines, k, dst, lines);
+                self.set.pack_panel(src, a.row, a.col, lines, k, dst, lines);
             }
         }
     }
@@ -194,14 +209,19 @@ impl<T: Float> Job<T> {
             };
             for j in panels.clone() {
                 let cols = width.min(self.q - j * width);
-                let vectors = cols.div_ceil(T::LANES);
-                let mask = 0xFFFFu16 >> (16 - (cols - (vectors - 1) * T::LANES));
-                let (b, b_step, b_mask) = if packed.is_null() {
+                let vectors = cols.div_ceil(self.set.lanes);
+                let kernels = self.tiles(vectors, by_row);
+                let lanes = cols - (vectors - 1) * self.set.lanes;
+                let (b, b_step, b_lanes) = if packed.is_null() {
                     let b = self.b.ptr.wrapping_add(j * width);
-                    (b.wrapping_offset(l as isize * self.b.row), self.b.row, mask)
+                    (
+                        b.wrapping_offset(l as isize * self.b.row),
+                        self.b.row,
+                        lanes,
+                    )
                 } else {
                     let b = packed.wrapping_add(j * width * self.k + l * width);
-                    (b, width as isize, !0)
+                    (b, width as isize, self.set.lanes)
                 };
                 for i in rows.clone().step_by(height) {
                     let lines = height.min(rows.end - i);
@@ -223,16 +243,12 @@ impl<T: Float> Job<T> {
                         c: c.wrapping_offset(i as isize * c_row)
                             .wrapping_add(j * width),
                         c_step: c_row,
-                        b_mask,
-                        c_mask: mask,
+                        b_lanes,
+                        c_lanes: lanes,
                         accumulate: accumulate || l > 0,
                     };
-                    let kernel = match by_row {
-                        true => T::kernel_by_row(lines, vectors),
-                        false => T::kernel(lines, vectors),
-                    };
                     // SAFETY: the tile lies within the operands and the output.
-                    unsafe { kernel(&tile) };
+                    unsafe { kernels[lines - 1](&tile) };
                 }
             }
             l += k;
@@ -270,7 +286,7 @@ impl<T: Float> Job<T> {
 }
 
 /// A first operand that is used many times, packed once. See [`super::float::Left`].
-pub struct Packed<T> {
+pub struct Packed<T: 'static> {
     job: Job<T>,
     copy: Option<Scratch<T>>,
 }
@@ -279,15 +295,21 @@ impl<T: Float> Packed<T> {
     /// Packs `a` (`p x k`) for products with `q` columns, on all threads.
     ///
     /// # Safety
-    /// `a` must be readable, now and while the result is used; AVX-512F is needed.
-    pub unsafe fn new(p: usize, q: usize, k: usize, a: Matrix<T>) -> Self {
+    /// `a` must be readable, now and while the result is used.
+    pub unsafe fn new(
+        set: &'static Kernels<T>,
+        p: usize,
+        q: usize,
+        k: usize,
+        a: Matrix<T>,
+    ) -> Self {
         // The second operand comes in packed panels.
         let b = Matrix {
             ptr: std::ptr::null(),
             row: 0,
             col: 1,
         };
-        let job = Job::plan(p, q, k, a, b, false);
+        let job = Job::plan(set, p, q, k, a, b, false);
         // SAFETY: passed on from the caller.
         let copy = (p > 2).then(|| unsafe { job.prepack() });
         Packed { job, copy }
@@ -327,7 +349,7 @@ impl<T: Float> Packed<T> {
 }
 
 /// A second operand that is used many times, packed once. See [`super::float::Right`].
-pub struct PackedRight<T> {
+pub struct PackedRight<T: 'static> {
     job: Job<T>,
     copy: Scratch<T>,
 }
@@ -336,14 +358,14 @@ impl<T: Float> PackedRight<T> {
     /// Packs `b` (`k x q`), on all threads.
     ///
     /// # Safety
-    /// `b` must be readable; AVX-512F is needed.
-    pub unsafe fn new(q: usize, k: usize, b: Matrix<T>) -> Self {
+    /// `b` must be readable.
+    pub unsafe fn new(set: &'static Kernels<T>, q: usize, k: usize, b: Matrix<T>) -> Self {
         let any = Matrix {
             ptr: std::ptr::null(),
             row: k as isize,
             col: 1,
         };
-        let job = Job::plan(MAX_ROWS[1], q, k, any, b, false);
+        let job = Job::plan(set, set.tile[0].len(), q, k, any, b, false);
         let width = job.width();
         let copy = Scratch::<T>::new(job.panels() * width * k);
         let dst = Out(copy.ptr());
@@ -382,9 +404,10 @@ impl<T: Float> PackedRight<T> {
 /// Writes (or adds) `a x b` to rows of `c` that are `c_row` apart, on the calling thread.
 ///
 /// # Safety
-/// As for [`matmul`](super::matmul), for `c` too; the processor must have AVX-512F.
+/// As for [`matmul`](super::matmul), for `c` too.
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn block<T: Float>(
+    set: &'static Kernels<T>,
     m: usize,
     n: usize,
     k: usize,
@@ -394,7 +417,7 @@ pub unsafe fn block<T: Float>(
     c_row: isize,
     accumulate: bool,
 ) {
-    let job = Job::plan(m, n, k, a, b, !accumulate);
+    let job = Job::plan(set, m, n, k, a, b, !accumulate);
     let packed = job
         .pack_b
         .then(|| Scratch::new(job.panels() * job.width() * k));
@@ -419,7 +442,7 @@ pub unsafe fn block<T: Float>(
                 q,
                 false,
             );
-            turn(turned.ptr(), q, job.p, job.q, c, c_row);
+            set.turn(turned.ptr(), q, job.p, job.q, c, c_row);
         } else {
             job.compute(
                 0..job.p,
@@ -434,32 +457,14 @@ pub unsafe fn block<T: Float>(
     }
 }
 
-/// Transposes `p x q` from `src` into `dst`.
-///
-/// # Safety
-/// Both must have room for the matrix at their row strides; the processor must have AVX-512F.
-pub unsafe fn turn<T: Float>(
-    src: *const T,
-    src_row: isize,
-    p: usize,
-    q: usize,
-    dst: *mut T,
-    dst_row: isize,
-) {
-    for i in (0..p).step_by(16) {
-        let from = src.wrapping_offset(i as isize * src_row);
-        // SAFETY: up to 16 rows of the source, as many columns of the destination.
-        unsafe { T::transpose(from, src_row, (p - i).min(16), q, dst.add(i), dst_row) };
-    }
-}
-
 /// Writes `a x b` to the contiguous `out` on all threads; `after` gets ranges that count from
 /// `base`.
 ///
 /// # Safety
-/// As for [`matmul`](super::matmul); the processor must have AVX-512F.
+/// As for [`matmul`](super::matmul).
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn parallel<T: Float>(
+    set: &'static Kernels<T>,
     m: usize,
     n: usize,
     k: usize,
@@ -471,19 +476,19 @@ pub unsafe fn parallel<T: Float>(
 ) {
     let work = m * n * k;
     // SAFETY: passed on from the caller.
-    if unsafe { dots(m, n, k, a, b, out, base, after) } {
+    if unsafe { dots(set, m, n, k, a, b, out, base, after) } {
         return;
     }
     if work <= SERIAL {
         // SAFETY: passed on from the caller.
-        unsafe { block(m, n, k, a, b, out, n as isize, false) };
+        unsafe { block(set, m, n, k, a, b, out, n as isize, false) };
         return after(base..base + m * n);
     }
     if m * n <= 64 * 64 && k >= 8 * (m * n).isqrt().max(128) {
         // SAFETY: passed on from the caller.
-        return unsafe { split_sums(m, n, k, a, b, out, base, after) };
+        return unsafe { split_sums(set, m, n, k, a, b, out, base, after) };
     }
-    let job = Job::plan(m, n, k, a, b, true);
+    let job = Job::plan(set, m, n, k, a, b, true);
     let panels = job.panels();
     let packed = job
         .pack_b
@@ -556,7 +561,7 @@ pub unsafe fn parallel<T: Float>(
             // SAFETY: rows `r` of the output are columns `r` of the transposed product.
             unsafe {
                 let (from, to) = (from.0.add(r.start), to.0.add(r.start * n));
-                turn(from, m as isize, n, r.len(), to, n as isize);
+                set.turn(from, m as isize, n, r.len(), to, n as isize);
             }
             after(base + r.start * n..base + r.end * n);
         });
@@ -567,6 +572,7 @@ pub unsafe fn parallel<T: Float>(
 /// the large operand once and in order. Returns whether it applied.
 #[allow(clippy::too_many_arguments)]
 unsafe fn dots<T: Float>(
+    set: &'static Kernels<T>,
     m: usize,
     n: usize,
     k: usize,
@@ -578,7 +584,7 @@ unsafe fn dots<T: Float>(
 ) -> bool {
     let tall = n <= 4 && m >= 8 && a.col == 1;
     let wide = m <= 4 && n >= 8 && b.row == 1;
-    if k < 2 * T::LANES || !(tall || wide) {
+    if k < 2 * set.lanes || !(tall || wide) {
         return false;
     }
     // `count` rows of the large operand times `few` vectors.
@@ -606,7 +612,7 @@ unsafe fn dots<T: Float>(
             let rows = (r.end - i).min(4);
             // SAFETY: rows of the large operand, the vectors, and the output's elements for them.
             unsafe {
-                T::dot_kernel(rows, few)(&Dots {
+                (set.dots[few - 1][rows - 1])(&Dots {
                     k,
                     rows: big.ptr.wrapping_offset(i as isize * big.row),
                     row: big.row,
@@ -629,6 +635,7 @@ unsafe fn dots<T: Float>(
 /// A small output with long sums: the sums are cut into fixed parts, added up in order.
 #[allow(clippy::too_many_arguments)]
 unsafe fn split_sums<T: Float>(
+    set: &'static Kernels<T>,
     m: usize,
     n: usize,
     k: usize,
@@ -653,7 +660,7 @@ unsafe fn split_sums<T: Float>(
         // SAFETY: part `i` of the sums has its own place.
         unsafe {
             let c = target.0.add(i * m * n);
-            block(m, n, part.min(k - at), a, b, c, n as isize, false);
+            block(set, m, n, part.min(k - at), a, b, c, n as isize, false);
         }
     });
     for i in 0..m * n {

@@ -1,23 +1,17 @@
-//! Products of `f32` and `f64`: our kernels where there is AVX-512, the `gemm` crates elsewhere.
+//! Products of `f32` and `f64`: our kernels where there is AVX2 or AVX-512, the `gemm` crates elsewhere.
 
+#[cfg(target_arch = "x86_64")]
+use super::kernels::Lanes;
 use super::{After, Matrix, Problem, Scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{engine, unit};
 use crate::Precision;
 use crate::cpu::pool;
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::simd::{Level, level};
 use gemm_common::Parallelism;
 use std::ops::Range;
 
 /// Batches of products with fewer multiply-adds than this are shared out whole.
 const WHOLE: usize = 4_000_000;
-
-/// Whether our AVX-512 kernels may run.
-#[cfg(target_arch = "x86_64")]
-fn avx512() -> bool {
-    level() >= Level::Avx512
-}
 
 macro_rules! floats {
     ($($t:ty: $gemm:path),*) => {$(
@@ -64,9 +58,9 @@ macro_rules! floats {
                 accumulate: bool,
             ) {
                 #[cfg(target_arch = "x86_64")]
-                if avx512() {
+                if let Some(set) = Self::kernels() {
                     // SAFETY: passed on from the caller.
-                    return unsafe { engine::block(m, n, k, a, b, c, c_row, accumulate) };
+                    return unsafe { engine::block(set, m, n, k, a, b, c, c_row, accumulate) };
                 }
                 // The crate likes outputs by columns, so it is given everything transposed.
                 // SAFETY: as above.
@@ -94,9 +88,9 @@ macro_rules! floats {
                     return;
                 }
                 #[cfg(target_arch = "x86_64")]
-                if avx512() {
+                if let Some(set) = Self::kernels() {
                     // SAFETY: passed on from the caller.
-                    return unsafe { engine::parallel(m, n, k, a, b, out, base, after) };
+                    return unsafe { engine::parallel(set, m, n, k, a, b, out, base, after) };
                 }
                 // Blocks of the longer side, by shape alone. Each packs its part of one operand and
                 // all of the other, so that they should be few; but there must be some for every
@@ -132,7 +126,7 @@ macro_rules! floats {
 
 /// A first operand (`p x k`) that is used for many products with `q` columns. Their second operand
 /// comes in panels of [`width`](Self::width) columns, each panel row-major.
-pub(in crate::cpu) struct Left<T> {
+pub(in crate::cpu) struct Left<T: 'static> {
     p: usize,
     q: usize,
     k: usize,
@@ -153,8 +147,8 @@ impl<T: Block> Left<T> {
             k,
             a,
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: passed on from the caller, and the feature was looked for.
-            packed: avx512().then(|| unsafe { engine::Packed::new(p, q, k, a) }),
+            // SAFETY: passed on from the caller.
+            packed: T::kernels().map(|set| unsafe { engine::Packed::new(set, p, q, k, a) }),
         }
     }
 
@@ -358,7 +352,7 @@ impl Tiled for f32 {
 }
 
 /// A second operand (`k x n`) that is used for many products with few rows.
-pub(in crate::cpu) struct Right<T> {
+pub(in crate::cpu) struct Right<T: 'static> {
     n: usize,
     k: usize,
     b: Matrix<T>,
@@ -383,11 +377,11 @@ impl<T: Block> Right<T> {
     ) -> Self {
         #[cfg(target_arch = "x86_64")]
         let (tiles, packed) = if products > 2 {
-            // SAFETY: passed on from the caller, and the feature was looked for.
+            // SAFETY: passed on from the caller.
             let tiles = unsafe { T::right(rows, n, k, precision, b) };
-            let vectors = avx512() && tiles.is_none();
+            let set = T::kernels().filter(|_| tiles.is_none());
             // SAFETY: as above.
-            let packed = vectors.then(|| unsafe { engine::PackedRight::new(n, k, b) });
+            let packed = set.map(|set| unsafe { engine::PackedRight::new(set, n, k, b) });
             (tiles, packed)
         } else {
             (None, None)

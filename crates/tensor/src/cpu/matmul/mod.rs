@@ -4,25 +4,19 @@
 //! of additions, so that the bits of a result do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
-#[cfg(target_arch = "x86_64")]
 mod engine;
 mod float;
-mod other;
 #[cfg(target_arch = "x86_64")]
-mod pack;
+mod kernels;
+mod other;
 #[cfg(target_arch = "x86_64")]
 mod unit;
 
-#[cfg(target_arch = "x86_64")]
-pub(super) use avx512::{
-    ImageTile, Lanes, MAX_POSITIONS, PlaneTile, Run, WeightTile, plane_vectors,
-};
-#[cfg(target_arch = "x86_64")]
-pub(super) use engine::{Float, turn};
 pub(super) use float::{Block, Left, Right};
 #[cfg(target_arch = "x86_64")]
-pub(super) use pack::{panel as pack_panel, transpose_registers};
+pub(super) use kernels::{
+    ImageTile, Kernels, PlaneTile, Run, WeightTile, avx512::transpose_registers,
+};
 
 use super::storage::Storage;
 use crate::{DType, Precision};

@@ -4,8 +4,8 @@
 //! among tasks, each of which packs its own, so many elements at a time that they stay in its
 //! second-level cache: the unit is fast enough for everything else to be a matter of memory.
 
-use super::engine::turn;
 use super::float::Block;
+use super::kernels::avx512;
 use super::{After, Matrix, Scratch};
 use crate::cpu::pool;
 use crate::cpu::unit::{
@@ -389,7 +389,7 @@ impl Job {
         unsafe {
             if self.turned {
                 let to = turned.as_mut_ptr().cast::<f32>();
-                turn(from, WIDTH as isize, WIDTH, WIDTH, to, WIDTH as isize);
+                avx512::SINGLE.turn(from, WIDTH as isize, WIDTH, WIDTH, to, WIDTH as isize);
                 from = to;
             }
             for i in 0..rows {
