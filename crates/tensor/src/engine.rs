@@ -38,6 +38,9 @@ pub struct Arg<'a> {
     pub storage: &'a Storage,
     /// Where the operand begins, in bytes.
     pub offset: usize,
+    /// Whether nothing writes to that memory in this evaluation: kernels may keep what they make of
+    /// it for the next ones.
+    pub constant: bool,
 }
 
 /// An operand's type and layout (offset 0 is the operand's first byte).

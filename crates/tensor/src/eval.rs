@@ -56,10 +56,13 @@ fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>,
                 storage: Arc::new(Storage::alloc(bytes)),
                 offset: 0,
             },
-            Store::TakeOver(i) => Kept {
-                storage: leaf(i).storage.clone(),
-                offset: leaf(i).start,
-            },
+            Store::TakeOver(i) => {
+                leaf(i).storage.forget_forms();
+                Kept {
+                    storage: leaf(i).storage.clone(),
+                    offset: leaf(i).start,
+                }
+            }
         })
         .collect();
     let arena = Storage::scratch(plan.arena);
@@ -67,16 +70,19 @@ fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>,
         Place::Leaf(i) => Arg {
             storage: &leaf(i).storage,
             offset: leaf(i).start,
+            constant: true,
         },
         Place::Arena(offset) => Arg {
             storage: &arena,
             offset,
+            constant: false,
         },
         Place::Store(i) => {
             let Kept { storage, offset } = &stores[i as usize];
             Arg {
                 storage,
                 offset: *offset,
+                constant: false,
             }
         }
     };
@@ -153,5 +159,52 @@ mod tests {
             assert_eq!(place(&w), before);
         }
         assert_eq!(w.to_vec::<f64>(), [0.0625, 0.125, 0.1875]);
+    }
+
+    /// Kernels keep what they make of weights that stay; what they made of earlier ones is not used.
+    #[test]
+    fn forms_of_weights_follow_the_weights() {
+        use crate::{Precision, with_precision};
+        for precision in Precision::ALL {
+            let numbers =
+                |n: usize, by: usize| (0..n).map(|i| (i * by % 17) as f32 - 8.0).collect();
+            let x = Tensor::from_vec(numbers(2 * 16 * 81, 7), [2, 16, 9, 9]);
+            let rows = Tensor::from_vec(numbers(130 * 96, 3), [130, 96]);
+            // A direct convolution, one with columns, and a product.
+            let mut weights = [[24, 16, 3, 3].as_slice(), &[16, 16, 1, 1], &[96, 600]]
+                .map(|shape| Tensor::from_vec(numbers(shape.iter().product(), 5), shape));
+            let all = |[direct, columns, matrix]: &[Tensor; 3]| {
+                with_precision(precision, || {
+                    let y = [
+                        x.conv2d(direct, None, &Default::default()),
+                        x.conv2d(columns, None, &Default::default()),
+                        rows.matmul(matrix),
+                    ];
+                    y.map(|y| y.to_vec::<f32>())
+                })
+            };
+            for _ in 0..3 {
+                let first = all(&weights);
+                assert!((0..3).all(|_| all(&weights) == first), "{precision:?}");
+                let storages = weights
+                    .each_ref()
+                    .map(|w| w.value().unwrap().storage.as_ptr());
+                weights = weights.map(|w| {
+                    let (_, grads) = value_and_grad(&w, |w| w.square().sum(..));
+                    let w = w - grads.into_iter().next().unwrap().1 * 0.25;
+                    w.eval();
+                    w
+                });
+                let now = weights
+                    .each_ref()
+                    .map(|w| w.value().unwrap().storage.as_ptr());
+                assert_eq!(storages, now, "updated in place");
+                // The same numbers in memory of their own.
+                let copies = weights
+                    .each_ref()
+                    .map(|w| Tensor::from_vec(w.to_vec::<f32>(), w.shape().to_vec()));
+                assert!(all(&weights) == all(&copies), "{precision:?}");
+            }
+        }
     }
 }

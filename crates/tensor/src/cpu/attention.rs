@@ -66,11 +66,7 @@ impl<T> Array<T> {
     fn head(&self, batch: usize, head: usize, time: usize) -> Matrix<T> {
         let [b, h, row, col] = self.strides;
         let at = batch as isize * b + head as isize * h + time as isize * row;
-        Matrix {
-            ptr: self.ptr.wrapping_offset(at),
-            row,
-            col,
-        }
+        Matrix::new(self.ptr.wrapping_offset(at), row, col)
     }
 }
 
@@ -309,11 +305,7 @@ unsafe fn forward_block<T: Block + RowFloat>(
                 a.factors(dropped, of, &keys, factors);
                 times(weights, std::slice::from_raw_parts(factors, rows * n));
             }
-            let weights = Matrix {
-                ptr: scores.cast_const(),
-                row: n as isize,
-                col: 1,
-            };
+            let weights = Matrix::new(scores.cast_const(), n as isize, 1);
             let v = x.v.head(of.batch, of.group, keys.start);
             a.product(rows, a.width, n, weights, v, y, row, keys.start > 0);
         }
@@ -481,11 +473,7 @@ unsafe fn backward_block<T: Block + RowFloat>(
                 l
             });
         }
-        let dy = Matrix {
-            ptr: dy.add(start),
-            row,
-            col: 1,
-        };
+        let dy = Matrix::new(dy.add(start), row, 1);
         let q = x.q.head(of.batch, of.head, of.rows.start);
         let dq_row = (a.heads * a.size) as isize;
         let dq = out.add(start / a.width * a.size);
@@ -520,11 +508,7 @@ unsafe fn backward_block<T: Block + RowFloat>(
                 }
             }
             scaled(d, T::from_f64(a.scale));
-            let tile = |ptr: *mut T| Matrix {
-                ptr: ptr.cast_const(),
-                row: n as isize,
-                col: 1,
-            };
+            let tile = |ptr: *mut T| Matrix::new(ptr.cast_const(), n as isize, 1);
             let (weights, slopes) = (tile(weights), tile(slopes));
             let [dk_row, dv_row] = sums.rows.map(|r| r as isize);
             let dk = sums.dk.offset(keys.start as isize * dk_row);

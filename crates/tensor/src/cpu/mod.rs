@@ -4,6 +4,7 @@ mod access;
 pub mod arg_reduce;
 mod attention;
 pub mod ceiling;
+mod constant;
 pub mod conv;
 pub mod copy;
 mod engine;

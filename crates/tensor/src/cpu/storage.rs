@@ -8,6 +8,7 @@
 //! fresh memory is needed, twice the most that was ever in use at once; beyond them the blocks that
 //! have been idle the longest are returned.
 
+use super::constant::Forms;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -30,6 +31,8 @@ pub struct Storage {
     len: usize,
     /// Of the block.
     size: usize,
+    /// What kernels have prepared out of the content.
+    pub(super) forms: Forms,
 }
 
 // SAFETY: a block is plain memory without ties to a thread; access goes through raw pointers, whose
@@ -67,6 +70,7 @@ impl Storage {
                 ptr: NonNull::without_provenance(std::num::NonZero::new(ALIGN).unwrap()),
                 len: 0,
                 size: 0,
+                forms: Forms::default(),
             };
         }
         let size = round_up(bytes);
@@ -76,6 +80,7 @@ impl Storage {
             ptr,
             len: bytes,
             size,
+            forms: Forms::default(),
         }
     }
 
@@ -100,6 +105,11 @@ impl Storage {
     /// The first byte.
     pub fn as_ptr(&self) -> *mut u8 {
         self.ptr.as_ptr()
+    }
+
+    /// To be called before what has been read as a constant is written to.
+    pub(crate) fn forget_forms(&self) {
+        self.forms.clear();
     }
 
     /// The size that was asked for, in bytes.
@@ -163,13 +173,19 @@ struct Cache {
     cap: usize,
 }
 
-fn cache() -> MutexGuard<'static, Cache> {
-    static CACHE: OnceLock<Mutex<Cache>> = OnceLock::new();
-    let cache = CACHE.get_or_init(|| {
+/// The most bytes that are held for speed's sake alone: `FORNAX_CACHE_MB`, 4096 by default.
+pub fn cache_cap() -> usize {
+    static CAP: OnceLock<usize> = OnceLock::new();
+    *CAP.get_or_init(|| {
         let mb = std::env::var("FORNAX_CACHE_MB").ok();
         let mb = mb.and_then(|v| v.parse::<usize>().ok()).unwrap_or(4096);
-        Mutex::new(Cache::new(mb.saturating_mul(1 << 20)))
-    });
+        mb.saturating_mul(1 << 20)
+    })
+}
+
+fn cache() -> MutexGuard<'static, Cache> {
+    static CACHE: OnceLock<Mutex<Cache>> = OnceLock::new();
+    let cache = CACHE.get_or_init(|| Mutex::new(Cache::new(cache_cap())));
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -77,6 +77,21 @@ pub(super) fn place(
         }
         placer.release(s, kernel.reads.iter().chain(&kernel.writes));
     }
+    // Who reads a leaf may rely on it to stay.
+    let taken = placer.stores.iter().zip(0..);
+    let taken: HashMap<u32, u32> = taken
+        .filter_map(|(store, i)| match store {
+            Store::TakeOver(leaf) => Some((*leaf, i)),
+            Store::New(_) => None,
+        })
+        .collect();
+    for place in steps.iter_mut().flat_map(|step: &mut Step| &mut step.args) {
+        if let Place::Leaf(leaf) = place
+            && let Some(&i) = taken.get(leaf)
+        {
+            *place = Place::Store(i);
+        }
+    }
     // Outputs that no kernel writes are empty.
     for &(_, base, _) in &outputs {
         if !placer.is_leaf(base) {

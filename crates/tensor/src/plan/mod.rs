@@ -90,7 +90,8 @@ pub(crate) enum Store {
 /// Where an operand begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Place {
-    /// The value of a leaf (a node's index).
+    /// The value of a leaf (a node's index). The operands of steps are [`Place::Store`] instead if the
+    /// plan takes its memory over.
     Leaf(u32),
     /// Byte offset in the temporary memory.
     Arena(usize),

@@ -8,6 +8,7 @@ use super::columns::{SLACK, Walk};
 use super::faces::Correlation;
 use super::{ConvShape, Ptr};
 use crate::Element;
+use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::{After, ImageTile, Kernels, Scratch, WeightTile};
 use crate::cpu::pool;
 
@@ -64,13 +65,18 @@ pub fn some_rows(walk: &Walk, y0: usize, y1: usize) -> Walk {
     }
 }
 
+/// The weights of all groups, packed.
+struct Panels<T>(Scratch<T>);
+
 /// # Safety
-/// As for [`conv`](super::conv), for the sizes in `c`.
+/// As for [`conv`](super::conv), for the sizes in `c`; `fixed` is the memory of the weights if
+/// nothing writes to it.
 pub unsafe fn correlate<T: Element>(
     set: &'static Kernels<T>,
     c: &Correlation,
     x: *const T,
     w: *const T,
+    fixed: Option<Constant>,
     y: *mut T,
     after: After<'_>,
 ) {
@@ -80,42 +86,55 @@ pub unsafe fn correlate<T: Element>(
     let width = width(set);
     let panels = c.outs.div_ceil(width);
     // Weights as panels `[k, width]` of every group.
-    let packed = Scratch::<T>::new(c.groups * panels * k * width);
-    let (from, to) = (Ptr(w.cast_mut()), Ptr(packed.ptr()));
-    pool::run_chunks(c.groups * panels, (1 << 14_usize) / (k * width) + 1, |r| {
-        let (from, to) = (&from, &to);
-        for i in r {
-            let (group, o) = (i / panels, i % panels * width);
-            let lines = width.min(c.outs - o);
-            // SAFETY: the weights of `lines` channels; panel `i`.
-            unsafe {
-                let src = from.0.add((group * c.outs + o) * k);
-                let dst = to.0.add(i * k * width);
-                set.pack_panel(src, k as isize, 1, lines, k, dst, width);
+    let size = c.groups * panels * k * width;
+    let shape = [c.groups, c.outs, k];
+    let packed = prepared(fixed, w.cast(), &shape, size * size_of::<T>(), || {
+        let packed = Scratch::<T>::lasting(size);
+        let (from, to) = (Ptr(w.cast_mut()), Ptr(packed.ptr()));
+        pool::run_chunks(c.groups * panels, (1 << 14_usize) / (k * width) + 1, |r| {
+            let (from, to) = (&from, &to);
+            for i in r {
+                let (group, o) = (i / panels, i % panels * width);
+                let lines = width.min(c.outs - o);
+                // SAFETY: the weights of `lines` channels; panel `i`.
+                unsafe {
+                    let src = from.0.add((group * c.outs + o) * k);
+                    let dst = to.0.add(i * k * width);
+                    set.pack_panel(src, k as isize, 1, lines, k, dst, width);
+                }
             }
-        }
+        });
+        Panels(packed)
     });
 
-    // A unit is one group of one image; few or large ones are cut by rows.
+    // A unit is one group of one image. Few or large ones are cut by rows, or by panels if there are
+    // more weights than inputs: each task reads all of the other.
     let units = c.batch * c.groups;
     let work = c.outs * oh * ow * k;
-    let cuts = 8usize.div_ceil(units).min(work / TASK + 1).min(oh);
-    let cut = oh.div_ceil(cuts);
-    let cuts = oh.div_ceil(cut);
+    let pieces = 8usize.div_ceil(units).min(work / TASK + 1);
+    let (cut, each) = match c.outs * k > c.ins * image {
+        true => (oh, panels.div_ceil(pieces.min(panels))),
+        false => (oh.div_ceil(pieces.min(oh)), panels),
+    };
+    let row_cuts = oh.div_ceil(cut);
+    let cuts = row_cuts * panels.div_ceil(each);
     let joined = if cuts == 1 { (TASK / work).max(1) } else { 1 };
     let most = some_rows(&c.walk, 0, cut);
     let padded_len = c.ins * most.padded_len() + SLACK;
     let rows = (ROWS / (ow * width * size_of::<T>())).clamp(1, cut);
-    let positions = ow.div_ceil(ow.div_ceil(set.image[0][1].len()));
+    let tiles = ow.div_ceil(set.image[0][1].len());
 
-    let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.ptr()));
+    let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.0.ptr()));
     pool::run_chunks(units * cuts, joined, |tasks| {
         let (x, y, weights) = (&x, &y, &weights);
         let padded = Scratch::<T>::new(padded_len);
         let done = Scratch::<T>::new(rows * ow * width);
         for task in tasks.clone() {
-            let (unit, y0) = (task / cuts, task % cuts * cut);
+            let (unit, piece) = (task / cuts, task % cuts);
+            let y0 = piece % row_cuts * cut;
             let y1 = oh.min(y0 + cut);
+            let from = piece / row_cuts * each;
+            let some_panels = from..panels.min(from + each);
             let walk = some_rows(&c.walk, y0, y1);
             let offsets = offsets(&walk, c.ins);
             let [_, pw] = walk.padded();
@@ -124,7 +143,7 @@ pub unsafe fn correlate<T: Element>(
             // scratch of the sizes needed; tiles within the padded image.
             unsafe {
                 walk.pad(x.0.add(unit * c.ins * image), c.ins, padded.ptr());
-                for panel in 0..panels {
+                for panel in some_panels.clone() {
                     let o = panel * width;
                     let lines = width.min(c.outs - o);
                     let vectors = lines.div_ceil(set.lanes);
@@ -136,8 +155,9 @@ pub unsafe fn correlate<T: Element>(
                         let some = rows.min(y1 - y0 - first);
                         for r in 0..some {
                             let row = padded.ptr().add((first + r) * walk.stride[0] * pw);
-                            for px in (0..ow).step_by(positions) {
-                                let count = positions.min(ow - px);
+                            for tile in 0..tiles {
+                                let px = tile * ow / tiles;
+                                let count = (tile + 1) * ow / tiles - px;
                                 kernels[count - 1](&ImageTile {
                                     k,
                                     a: row.add(px * step),
@@ -156,7 +176,7 @@ pub unsafe fn correlate<T: Element>(
                 }
             }
             if cuts > 1 {
-                for o in 0..c.outs {
+                for o in some_panels.start * width..c.outs.min(some_panels.end * width) {
                     let at = (unit * c.outs + o) * oh;
                     after((at + y0) * ow..(at + y1) * ow);
                 }

@@ -4,10 +4,12 @@ use super::columns::{SLACK, Walk};
 use super::{ConvShape, Face, Ptr};
 #[cfg(target_arch = "x86_64")]
 use super::{direct, planes};
+use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
 use crate::cpu::pool;
 use crate::precision::Precision;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 60_000;
@@ -23,16 +25,24 @@ pub unsafe fn run<T: Block>(
     s: &ConvShape,
     a: *const T,
     b: *const T,
+    fixed: Option<Constant>,
     out: *mut T,
     after: After<'_>,
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
         match face {
-            Face::Output => correlate(&Correlation::output(s), a, b, out, after),
+            Face::Output => correlate(&Correlation::output(s), a, b, fixed, out, after),
             Face::InputGrad if s.stride == [1, 1] => {
                 let turned = turn_weights(s, b);
-                correlate(&Correlation::input_grad(s), a, turned.ptr(), out, after);
+                correlate(
+                    &Correlation::input_grad(s),
+                    a,
+                    turned.ptr(),
+                    None,
+                    out,
+                    after,
+                );
             }
             Face::InputGrad => input_grad(s, a, b, out, after),
             Face::WeightGrad => weight_grad(s, a, b, out, after),
@@ -64,6 +74,7 @@ pub struct Correlation {
     pub ins: usize,
     pub outs: usize,
     pub walk: Walk,
+    precision: Precision,
 }
 
 impl Correlation {
@@ -74,6 +85,7 @@ impl Correlation {
             ins: s.group_in(),
             outs: s.group_out(),
             walk: walk(s),
+            precision: s.precision,
         }
     }
 
@@ -97,6 +109,7 @@ impl Correlation {
                 dilation: s.dilation,
                 output: s.input,
             },
+            precision: s.precision,
         }
     }
 }
@@ -125,32 +138,58 @@ unsafe fn turn_weights<T: Block>(s: &ConvShape, w: *const T) -> Scratch<T> {
     turned
 }
 
+/// The elements of each channel that a kernel of one element sees.
+unsafe fn thin<T: Block>(walk: &Walk, channels: usize, x: *const T) -> Scratch<T> {
+    let ([h, w], [oh, ow]) = (walk.image, walk.output);
+    let thinned = Scratch::<T>::new(channels * oh * ow);
+    let (from, to) = (Ptr(x.cast_mut()), Ptr(thinned.ptr()));
+    pool::run_chunks(channels, 16_384usize.div_ceil(oh * ow), |range| {
+        let (from, to) = (&from, &to);
+        for c in range {
+            for y in 0..oh {
+                for x in 0..ow {
+                    // SAFETY: positions of the image, each seen by one of the output.
+                    unsafe {
+                        let at = (c * h + y * walk.stride[0]) * w + x * walk.stride[1];
+                        *to.0.add((c * oh + y) * ow + x) = *from.0.add(at);
+                    }
+                }
+            }
+        }
+    });
+    thinned
+}
+
 unsafe fn correlate<T: Block>(
     c: &Correlation,
     x: *const T,
     w: *const T,
+    fixed: Option<Constant>,
     y: *mut T,
     after: After<'_>,
 ) {
-    if c.walk.is_pointwise() && c.batch * c.groups == 1 {
-        // The image is the columns, and the weights are used once: a product like any other.
-        let matrix = |ptr, row: usize| Matrix {
-            ptr,
-            row: row as isize,
-            col: 1,
-        };
+    if c.walk.kernel == [1, 1] && c.walk.padding == [(0, 0); 2] && c.batch * c.groups == 1 {
+        // The weights are used once: a product like any other, with the image, or what the stride
+        // leaves of it.
         let (k, positions) = (c.ins, c.walk.positions());
-        let (w, x) = (matrix(w, k), matrix(x, positions));
-        let exact = Precision::Highest;
+        let thinned = match c.walk.is_pointwise() {
+            true => None,
+            // SAFETY: passed on from the caller.
+            false => Some(unsafe { thin(&c.walk, k, x) }),
+        };
+        let x = thinned.as_ref().map_or(x, |x| x.ptr().cast_const());
+        let x = Matrix::new(x, positions as isize, 1);
+        let mut w = Matrix::new(w, k as isize, 1);
+        w.constant = fixed;
         // SAFETY: passed on from the caller.
-        return unsafe { T::parallel(c.outs, positions, k, exact, w, x, y, 0, after) };
+        return unsafe { T::parallel(c.outs, positions, k, c.precision, w, x, y, 0, after) };
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(set) = T::kernels() {
         // SAFETY: passed on from the caller.
         unsafe {
             if direct::suits(set, c) {
-                return direct::correlate(set, c, x, w, y, after);
+                return direct::correlate(set, c, x, w, fixed, y, after);
             }
             if planes::suits(set, c) {
                 return planes::correlate(set, c, x, w, y, after);
@@ -162,17 +201,16 @@ unsafe fn correlate<T: Block>(
     let positions = walk.positions();
     let taps = walk.kernel[0] * walk.kernel[1];
     let k = c.ins * taps;
-    let lefts: Vec<Left<T>> = (0..c.groups)
-        .map(|g| {
-            let a = Matrix {
-                ptr: w.wrapping_add(g * c.outs * k),
-                row: k as isize,
-                col: 1,
-            };
+    let shape = [c.groups, c.outs, positions, k];
+    let bytes = c.groups * c.outs * k * size_of::<T>();
+    let lefts: Arc<Vec<Left<T>>> = prepared(fixed, w.cast(), &shape, bytes, || {
+        let left = |g| {
+            let a = Matrix::new(w.wrapping_add(g * c.outs * k), k as isize, 1);
             // SAFETY: the weights of group `g`.
             unsafe { Left::new(c.outs, positions, k, a) }
-        })
-        .collect();
+        };
+        (0..c.groups).map(left).collect()
+    });
     let (width, height) = (lefts[0].width(), lefts[0].height());
     let panels = positions.div_ceil(width);
 
@@ -261,16 +299,16 @@ unsafe fn input_grad<T: Block>(
         // SAFETY: the weights of these channels, the unit's gradient, and the channels of `dx`
         // that only this task writes.
         unsafe {
-            let a = Matrix {
-                ptr: w.0.add(group * outs * k + c * taps).cast_const(),
-                row: 1,
-                col: k as isize,
-            };
-            let b = Matrix {
-                ptr: dy.0.add(unit * outs * positions).cast_const(),
-                row: positions as isize,
-                col: 1,
-            };
+            let a = Matrix::new(
+                w.0.add(group * outs * k + c * taps).cast_const(),
+                1,
+                k as isize,
+            );
+            let b = Matrix::new(
+                dy.0.add(unit * outs * positions).cast_const(),
+                positions as isize,
+                1,
+            );
             let (m, to) = (channels * taps, columns.ptr());
             T::block(m, positions, outs, a, b, to, positions as isize, false);
             dx.0.add(start).write_bytes(0, channels * image);
@@ -368,16 +406,12 @@ unsafe fn weight_grad<T: Block>(
                         walk.columns(padded.ptr(), now, all, positions, columns.ptr());
                         columns.ptr().cast_const()
                     };
-                    let grads = Matrix {
-                        ptr: dy.0.add(unit * outs * positions).cast_const(),
-                        row: positions as isize,
-                        col: 1,
-                    };
-                    let cols = Matrix {
-                        ptr: cols,
-                        row: positions as isize,
-                        col: 1,
-                    };
+                    let grads = Matrix::new(
+                        dy.0.add(unit * outs * positions).cast_const(),
+                        positions as isize,
+                        1,
+                    );
+                    let cols = Matrix::new(cols, positions as isize, 1);
                     let sums = to.0.add(task * size);
                     let more = n > images.start;
                     let at = first * taps;

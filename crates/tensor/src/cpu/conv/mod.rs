@@ -21,6 +21,7 @@ mod tile_sums;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
+use super::constant::Constant;
 use super::matmul::After;
 use super::pool;
 #[cfg(target_arch = "x86_64")]
@@ -172,7 +173,14 @@ impl Unit {
     ///
     /// # Safety
     /// As for [`conv`].
-    unsafe fn run(&self, a: *const f32, b: *const f32, out: *mut f32, after: After<'_>) -> bool {
+    unsafe fn run(
+        &self,
+        a: *const f32,
+        b: *const f32,
+        fixed: Option<Constant>,
+        out: *mut f32,
+        after: After<'_>,
+    ) -> bool {
         // SAFETY: passed on from the caller; the processor has what the way needs.
         unsafe {
             match self {
@@ -180,7 +188,7 @@ impl Unit {
                     job.run(a, b, out, after);
                     true
                 }
-                Unit::Tiles(job) => job.run(a, b, out, after),
+                Unit::Tiles(job) => job.run(a, b, fixed, out, after),
                 Unit::Sums(job) => job.run(a, b, out, after),
             }
         }
@@ -192,7 +200,14 @@ pub trait ConvScalar: crate::Element {
     #[doc(hidden)]
     /// # Safety
     /// As [`conv`].
-    unsafe fn run(p: &Planned, a: *const Self, b: *const Self, out: *mut Self, after: After<'_>);
+    unsafe fn run(
+        p: &Planned,
+        a: *const Self,
+        b: *const Self,
+        fixed: Option<Constant>,
+        out: *mut Self,
+        after: After<'_>,
+    );
 }
 
 /// Computes one face of a convolution; see [`Face`] for what `a`, `b` and `out` are.
@@ -213,13 +228,14 @@ pub unsafe fn conv<T: ConvScalar>(
     after: After<'_>,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { planned(&Planned::new(T::DTYPE, face, s), a, b, out, after) }
+    unsafe { planned(&Planned::new(T::DTYPE, face, s), a, b, None, out, after) }
 }
 
 unsafe fn planned<T: ConvScalar>(
     p: &Planned,
     a: *const T,
     b: *const T,
+    fixed: Option<Constant>,
     out: *mut T,
     after: After<'_>,
 ) {
@@ -234,10 +250,11 @@ unsafe fn planned<T: ConvScalar>(
         return after(0..len);
     }
     // SAFETY: passed on from the caller.
-    unsafe { T::run(p, a, b, out, after) }
+    unsafe { T::run(p, a, b, fixed, out, after) }
 }
 
-/// A planned [`conv`] on untyped pointers, all of `dtype`. Panics if it is not a float type.
+/// A planned [`conv`] on untyped pointers, all of `dtype`; `fixed` is the memory of `b` if nothing
+/// writes to it. Panics if it is not a float type.
 ///
 /// # Safety
 /// As for [`conv`], with all pointers aligned for `dtype`.
@@ -246,13 +263,14 @@ pub unsafe fn conv_dyn(
     p: &Planned,
     a: *const u8,
     b: *const u8,
+    fixed: Option<Constant>,
     out: *mut u8,
     after: After<'_>,
 ) {
     macro_rules! go {
         ($t:ty) => {
             // SAFETY: passed on from the caller.
-            unsafe { planned::<$t>(p, a.cast(), b.cast(), out.cast(), after) }
+            unsafe { planned::<$t>(p, a.cast(), b.cast(), fixed, out.cast(), after) }
         };
     }
     match dtype {
@@ -265,23 +283,37 @@ pub unsafe fn conv_dyn(
 }
 
 impl ConvScalar for f64 {
-    unsafe fn run(p: &Planned, a: *const f64, b: *const f64, out: *mut f64, after: After<'_>) {
+    unsafe fn run(
+        p: &Planned,
+        a: *const f64,
+        b: *const f64,
+        fixed: Option<Constant>,
+        out: *mut f64,
+        after: After<'_>,
+    ) {
         // SAFETY: passed on from the caller.
-        unsafe { faces::run(p.face, &p.s, a, b, out, after) }
+        unsafe { faces::run(p.face, &p.s, a, b, fixed, out, after) }
     }
 }
 
 impl ConvScalar for f32 {
-    unsafe fn run(p: &Planned, a: *const f32, b: *const f32, out: *mut f32, after: After<'_>) {
+    unsafe fn run(
+        p: &Planned,
+        a: *const f32,
+        b: *const f32,
+        fixed: Option<Constant>,
+        out: *mut f32,
+        after: After<'_>,
+    ) {
         // SAFETY: passed on from the caller.
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if let Some(unit) = &p.unit
-                && unit.run(a, b, out, after)
+                && unit.run(a, b, fixed, out, after)
             {
                 return;
             }
-            faces::run(p.face, &p.s, a, b, out, after)
+            faces::run(p.face, &p.s, a, b, fixed, out, after)
         }
     }
 }
@@ -293,6 +325,7 @@ macro_rules! halves {
                 p: &Planned,
                 a: *const Self,
                 b: *const Self,
+                _: Option<Constant>,
                 out: *mut Self,
                 after: After<'_>,
             ) {
@@ -318,7 +351,7 @@ macro_rules! halves {
                 };
                 let (a, b) = (a.as_ptr().cast::<f32>(), b.as_ptr().cast::<f32>());
                 // SAFETY: the blocks have the sizes of the operands and of the result.
-                unsafe { f32::run(p, a, b, from.0, &round) }
+                unsafe { f32::run(p, a, b, None, from.0, &round) }
             }
         }
     )*};

@@ -22,7 +22,7 @@ fn by_tiles(face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Option<Vec<f32>>
     let mut out = vec![77.0; len];
     let done = collected(len, |after| {
         // SAFETY: the vectors have the sizes of the shape.
-        unsafe { unit.run(a.as_ptr(), b.as_ptr(), out.as_mut_ptr(), after) }
+        unsafe { unit.run(a.as_ptr(), b.as_ptr(), None, out.as_mut_ptr(), after) }
     });
     done.then_some(out)
 }
@@ -515,7 +515,15 @@ fn infinite_huge_and_tiny_numbers_are_as_without_the_matrix_unit() {
                     let mut want = vec![0f32; got.len()];
                     // SAFETY: the vectors have the sizes of the shape.
                     unsafe {
-                        faces::run(face, &s, a.as_ptr(), b.as_ptr(), want.as_mut_ptr(), &|_| {})
+                        faces::run(
+                            face,
+                            &s,
+                            a.as_ptr(),
+                            b.as_ptr(),
+                            None,
+                            want.as_mut_ptr(),
+                            &|_| {},
+                        )
                     };
                     // Terms have this size.
                     let scale = if odd == 1e-36 { 1e-34 } else { 100.0 };

@@ -7,11 +7,13 @@
 
 use super::lines::{Axis, LANES, Phase, Piece, Plan, Sizes, Target};
 use super::{ConvShape, Face, Ptr};
+use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::{After, Scratch};
 use crate::cpu::pool;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use std::arch::x86_64::*;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes of laid-out images that a task keeps in its cache.
 const IMAGES: usize = 512 << 10;
@@ -29,6 +31,12 @@ const ONES: Extent = Extent {
 };
 /// Products of parts.
 const PRODUCTS: [usize; 4] = [0, 1, 3, 6];
+
+/// The weights of all groups, packed.
+struct Weights {
+    tiles: Scratch<u8>,
+    extent: Extent,
+}
 
 /// A planned face: `outs` channels out of `ins`, in each of the groups.
 pub struct Job {
@@ -323,18 +331,28 @@ impl Job {
         }
     }
 
-    /// Whether it has been computed, which it is not if the weights have no exact parts.
-    ///
-    /// # Safety
-    /// As for [`conv`](super::conv); there must be a [`unit`].
-    pub unsafe fn run(&self, x: *const f32, w: *const f32, y: *mut f32, after: After<'_>) -> bool {
-        let (s, plan) = (&self.s, &self.plan);
+    /// The weights, packed; kept if they are constant.
+    fn weights(&self, w: *const f32, fixed: Option<Constant>) -> Arc<Weights> {
+        let s = &self.s;
         let (blocks, steps) = (self.blocks(), self.steps());
-        let weights = Scratch::<u8>::new(s.groups * self.group_bytes());
-        let mut extents = vec![Extent::default(); s.groups * blocks * steps];
-        {
+        let bytes = s.groups * self.group_bytes();
+        // All that the order of the taps follows from.
+        let [top, left] = s.padding;
+        let shape = [
+            (self.face == Face::Output) as usize,
+            self.parts,
+            s.groups,
+            self.ins,
+            self.outs,
+        ];
+        let sizes = [s.input, s.kernel, s.stride, s.dilation];
+        let padding = [top.0, top.1, left.0, left.1];
+        let shape = [&shape[..], sizes.as_flattened(), &padding].concat();
+        prepared(fixed, w.cast(), &shape, bytes, || {
+            let tiles = Scratch::<u8>::lasting(bytes);
+            let mut extents = vec![Extent::default(); s.groups * blocks * steps];
             let seen = Ptr(extents.as_mut_ptr());
-            let to = Ptr(weights.ptr());
+            let to = Ptr(tiles.ptr());
             let from = Ptr(w.cast_mut());
             let taps = s.kernel[0] * s.kernel[1];
             pool::run_chunks(extents.len(), 16_384 / (LINES * STEP * taps) + 1, |r| {
@@ -346,8 +364,28 @@ impl Job {
                     unsafe { *seen.0.add(i) = self.pack(from.0, group, block, step, to.0) };
                 }
             });
-        }
-        let of_weights = extents.iter().fold(Extent::default(), |a, b| a.and(*b));
+            let extent = extents.iter().fold(Extent::default(), |a, b| a.and(*b));
+            Weights { tiles, extent }
+        })
+    }
+
+    /// Whether it has been computed, which it is not if the weights have no exact parts.
+    ///
+    /// # Safety
+    /// As for [`conv`](super::conv); there must be a [`unit`]. `fixed` is the memory of the weights
+    /// if nothing writes to it.
+    pub unsafe fn run(
+        &self,
+        x: *const f32,
+        w: *const f32,
+        fixed: Option<Constant>,
+        y: *mut f32,
+        after: After<'_>,
+    ) -> bool {
+        let (s, plan) = (&self.s, &self.plan);
+        let steps = self.steps();
+        let weights = self.weights(w, fixed);
+        let of_weights = weights.extent;
         let k = self.ins * s.kernel[0] * s.kernel[1];
         // What can be told of the weights alone.
         if self.parts > 1 && !of_weights.suits(ONES, 1) {
@@ -365,7 +403,7 @@ impl Job {
         let cut = strips.div_ceil(cuts);
         let cuts = strips.div_ceil(cut);
         let line = plan.line(cut * STRIP);
-        let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(weights.ptr()));
+        let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(weights.tiles.ptr()));
         let w = Ptr(w.cast_mut());
         pool::run(units * cuts, |task| {
             let (x, y, weights, w) = (&x, &y, &weights, &w);
@@ -435,7 +473,7 @@ impl Job {
                 let x = x.add(unit * self.ins * self.source);
                 let w = w.add(group * self.s.group_out() * self.s.window());
                 let y = y.add(unit * self.outs * self.result);
-                super::faces::run(self.face, &s, x, w, y, &|_| {});
+                super::faces::run(self.face, &s, x, w, None, y, &|_| {});
             }
         }
     }

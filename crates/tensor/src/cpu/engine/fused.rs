@@ -1,6 +1,7 @@
 //! Kernels that carry tapes: maps, and anchors with an elementwise epilogue.
 
 use super::{Arg, ptr, start};
+use crate::cpu::constant::Constant;
 use crate::cpu::conv::{self, ConvShape, Planned};
 use crate::cpu::interp::Program;
 use crate::cpu::matmul;
@@ -134,6 +135,11 @@ impl Kernel for Reduce {
     }
 }
 
+fn constant(a: &Arg<'_>) -> Option<Constant> {
+    // SAFETY: the operand lives, and stays as it is, for as long as the kernel runs.
+    a.constant.then(|| unsafe { Constant::new(a.storage) })
+}
+
 /// A matrix product.
 pub(super) struct MatMul {
     a: Operand,
@@ -175,12 +181,14 @@ impl Kernel for MatMul {
             batch: &a.strides[..ra],
             row: a.strides[ra],
             col: a.strides[ra + 1],
+            constant: constant(&args[0]),
         };
         let right = matmul::Operand {
             ptr: start(&args[1], &self.b),
             batch: b_batch,
             row: b.strides[rb],
             col: b.strides[rb + 1],
+            constant: constant(&args[1]),
         };
         with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands cover their layouts; the result is new memory.
@@ -247,10 +255,11 @@ impl Convolution {
 impl Kernel for Convolution {
     fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let (a, b) = (ptr(&args[0]), ptr(&args[1]));
+        let fixed = constant(&args[1]);
         with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands are contiguous and have the shapes given; the result
             // is new memory.
-            unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, out, after) };
+            unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, fixed, out, after) };
         });
         Ok(())
     }

@@ -258,7 +258,7 @@ impl<T: Float> Job<T> {
     /// A copy of all of `a`, chunk after chunk of its columns, each in tiles of rows; made on all
     /// threads.
     unsafe fn prepack(&self) -> Scratch<T> {
-        let out = Scratch::<T>::new(self.p * self.k);
+        let out = Scratch::<T>::lasting(self.p * self.k);
         let height = self.height(self.p, false);
         let dst = Out(out.ptr());
         let some = (16_384 / (height * self.k)).max(1);
@@ -304,11 +304,7 @@ impl<T: Float> Packed<T> {
         a: Matrix<T>,
     ) -> Self {
         // The second operand comes in packed panels.
-        let b = Matrix {
-            ptr: std::ptr::null(),
-            row: 0,
-            col: 1,
-        };
+        let b = Matrix::new(std::ptr::null(), 0, 1);
         let job = Job::plan(set, p, q, k, a, b, false);
         // SAFETY: passed on from the caller.
         let copy = (p > 2).then(|| unsafe { job.prepack() });
@@ -360,11 +356,7 @@ impl<T: Float> PackedRight<T> {
     /// # Safety
     /// `b` must be readable.
     pub unsafe fn new(set: &'static Kernels<T>, q: usize, k: usize, b: Matrix<T>) -> Self {
-        let any = Matrix {
-            ptr: std::ptr::null(),
-            row: k as isize,
-            col: 1,
-        };
+        let any = Matrix::new(std::ptr::null(), k as isize, 1);
         let job = Job::plan(set, set.tile[0].len(), q, k, any, b, false);
         let width = job.width();
         let copy = Scratch::<T>::new(job.panels() * width * k);

@@ -195,11 +195,7 @@ impl<T: Block> Left<T> {
                 ptr: self.a.ptr.wrapping_offset(rows.start as isize * self.a.row),
                 ..self.a
             };
-            let b = Matrix {
-                ptr: b.wrapping_add(i * width * self.k),
-                row: width as isize,
-                col: 1,
-            };
+            let b = Matrix::new(b.wrapping_add(i * width * self.k), width as isize, 1);
             let c = c
                 .wrapping_offset(rows.start as isize * c_row)
                 .wrapping_add(panel * width);
@@ -296,7 +292,8 @@ impl Tiled for f32 {
         base: usize,
         after: After<'_>,
     ) -> bool {
-        let pays = unit::pays(m, n, k, precision);
+        let constant = [a, b].map(|x| x.constant.is_some());
+        let pays = unit::pays(m, n, k, precision, constant);
         if pays {
             // SAFETY: passed on from the caller.
             unsafe { unit::parallel(m, n, k, a, b, precision, out, base, after) }

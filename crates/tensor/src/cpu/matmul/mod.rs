@@ -18,6 +18,7 @@ pub(super) use kernels::{
     ImageTile, Kernels, PlaneTile, Run, WeightTile, avx512::transpose_registers,
 };
 
+use super::constant::Constant;
 use super::storage::Storage;
 use crate::{DType, Precision};
 use half::{bf16, f16};
@@ -53,6 +54,8 @@ pub struct Operand<'a, T> {
     pub row: isize,
     /// Step from one column to the next.
     pub col: isize,
+    /// The memory, if nothing writes to it.
+    pub constant: Option<Constant>,
 }
 
 /// What is called with each finished range of the output.
@@ -91,6 +94,8 @@ pub(super) struct Matrix<T> {
     pub ptr: *const T,
     pub row: isize,
     pub col: isize,
+    /// The memory, if nothing writes to it.
+    pub constant: Option<Constant>,
 }
 impl<T> Clone for Matrix<T> {
     fn clone(&self) -> Self {
@@ -104,11 +109,31 @@ unsafe impl<T> Sync for Matrix<T> {}
 unsafe impl<T> Send for Matrix<T> {}
 
 impl<T> Matrix<T> {
+    pub fn new(ptr: *const T, row: isize, col: isize) -> Self {
+        Matrix {
+            ptr,
+            row,
+            col,
+            constant: None,
+        }
+    }
+
     pub fn transpose(self) -> Self {
         Matrix {
-            ptr: self.ptr,
             row: self.col,
             col: self.row,
+            ..self
+        }
+    }
+}
+
+impl<T> From<&Operand<'_, T>> for Matrix<T> {
+    fn from(x: &Operand<'_, T>) -> Self {
+        Matrix {
+            ptr: x.ptr,
+            row: x.row,
+            col: x.col,
+            constant: x.constant,
         }
     }
 }
@@ -162,6 +187,7 @@ pub unsafe fn matmul_dyn(
             batch: x.batch,
             row: x.row,
             col: x.col,
+            constant: x.constant,
         }
     }
     macro_rules! go {
@@ -193,16 +219,8 @@ impl<T> Problem<T> {
             n: dims.n,
             k: dims.k,
             precision: dims.precision,
-            a: Matrix {
-                ptr: a.ptr,
-                row: a.row,
-                col: a.col,
-            },
-            b: Matrix {
-                ptr: b.ptr,
-                row: b.row,
-                col: b.col,
-            },
+            a: (&a).into(),
+            b: (&b).into(),
             out,
         };
         for d in 0..dims.batch.len() {
@@ -244,6 +262,10 @@ impl<T> Problem<T> {
             p.a_batch.pop();
             p.b_batch.pop();
         }
+        if !p.batch.is_empty() {
+            // Too many matrices to keep forms of.
+            (p.a.constant, p.b.constant) = (None, None);
+        }
         p
     }
 
@@ -275,6 +297,13 @@ impl<T: Copy> Scratch<T> {
     pub fn new(len: usize) -> Self {
         Scratch {
             storage: Storage::scratch(len * size_of::<T>()),
+            _of: std::marker::PhantomData,
+        }
+    }
+    /// For what may be kept after the evaluation.
+    pub fn lasting(len: usize) -> Self {
+        Scratch {
+            storage: Storage::alloc(len * size_of::<T>()),
             _of: std::marker::PhantomData,
         }
     }

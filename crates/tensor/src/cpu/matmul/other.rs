@@ -91,11 +91,7 @@ unsafe fn widen_all<T: Half>(
             step *= batch[d] as isize;
         }
     }
-    let matrix = Matrix {
-        ptr: copy.ptr().cast_const(),
-        row: cols as isize,
-        col: 1,
-    };
+    let matrix = Matrix::new(copy.ptr().cast_const(), cols as isize, 1);
     (copy, if flip { matrix.transpose() } else { matrix }, new)
 }
 

@@ -79,6 +79,7 @@ impl<T: Scalar> Stored<T> {
             batch: &self.batch,
             row: self.row,
             col: self.col,
+            constant: None,
         }
     }
     fn at(&self, batch: isize, i: usize, j: usize) -> T {
@@ -275,11 +276,7 @@ fn blocks_by_tiles_agree_with_f64() {
                 store::<f32>(la, &[], m, k, 3),
                 store::<f32>(lb, &[], k, n, 4),
             );
-            let matrix = |x: &Stored<f32>| Matrix {
-                ptr: x.operand().ptr,
-                row: x.row,
-                col: x.col,
-            };
+            let matrix = |x: &Stored<f32>| Matrix::new(x.operand().ptr, x.row, x.col);
             for add in [false, true] {
                 let row = n + 3;
                 let mut c = vec![2f32; m * row];
@@ -300,6 +297,48 @@ fn blocks_by_tiles_agree_with_f64() {
                         (got as f64 - want).abs() < 1e-3,
                         "{i}, {j}: {got} not {want}"
                     );
+                }
+            }
+        }
+    }
+}
+
+/// A side that is packed once and kept gives the same bits as one that is packed anew, whichever it
+/// is; sums longer than what is packed at a time, too.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn kept_sides_agree_with_packed_ones() {
+    use crate::cpu::constant::Constant;
+    use crate::cpu::storage::Storage;
+    for (m, n, k) in [(200, 48, 96), (48, 200, 96), (1, 300, 80), (70, 90, 5000)] {
+        for precision in Precision::ALL {
+            if crate::cpu::unit::serving(precision).is_none() {
+                continue;
+            }
+            for lay in [Lay::Rows, Lay::Cols] {
+                let a = store::<f32>(Lay::Rows, &[], m, k, 3);
+                let b = store::<f32>(lay, &[], k, n, 4);
+                let [x, y] = [&a, &b].map(|x| Storage::from_slice(&x.data));
+                let product = |kept: [bool; 2]| {
+                    let [a, b] = [(&a, &x, kept[0]), (&b, &y, kept[1])].map(|(of, at, kept)| {
+                        let ptr = at.as_ptr().cast::<f32>().wrapping_add(of.offset);
+                        let mut matrix = Matrix::new(ptr.cast_const(), of.row, of.col);
+                        // SAFETY: the copies stay as they are.
+                        matrix.constant = kept.then(|| unsafe { Constant::new(at) });
+                        matrix
+                    });
+                    let mut c = vec![0f32; m * n];
+                    let out = c.as_mut_ptr();
+                    // SAFETY: operands and output have these sizes; there is a unit.
+                    unsafe { unit::parallel(m, n, k, a, b, precision, out, 0, &|_| {}) };
+                    c
+                };
+                let wanted = product([false, false]);
+                for kept in [[true, false], [false, true], [true, true]] {
+                    for time in 1..=3 {
+                        let what = (m, n, k, precision, kept, time);
+                        assert!(product(kept) == wanted, "{what:?}");
+                    }
                 }
             }
         }

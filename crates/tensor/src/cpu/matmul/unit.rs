@@ -7,6 +7,7 @@
 use super::float::Block;
 use super::kernels::avx512;
 use super::{After, Matrix, Scratch};
+use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::pool;
 use crate::cpu::unit::{
     self, Extent, Format, Kind, LINES, Lines, Product, STEP, TILE, Tiles, Wide,
@@ -14,6 +15,7 @@ use crate::cpu::unit::{
 use crate::precision::Precision;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Most lines of a task.
 const TASK_LINES: usize = 256;
@@ -28,30 +30,39 @@ const FAR: usize = 1 << 20;
 
 /// Whether the matrix unit is faster than the vector unit for a product of these sizes: padding to
 /// whole tiles and packing take their toll.
-pub fn pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
-    let packed = [1.5, 1.0, 0.8][unit::parts(precision) - 1];
-    // Many numbers come from memory, a nanosecond each.
-    faster(m, n, k, precision, 2000.0, |numbers| match numbers > FAR {
-        true => numbers as f64 * 2.6,
-        false => numbers as f64 / packed,
-    })
+pub fn pays(m: usize, n: usize, k: usize, precision: Precision, constant: [bool; 2]) -> bool {
+    let parts = unit::parts(precision);
+    let packed = [1.5, 1.0, 0.8][parts - 1];
+    let packing = |numbers: usize, constant: bool| {
+        numbers as f64
+            * match (numbers > FAR, constant) {
+                // Many numbers come from memory, a nanosecond each;
+                (true, false) => 2.6,
+                (false, false) => 1.0 / packed,
+                // ... what has been packed before comes at two bytes a part.
+                (true, true) => 0.5 * parts as f64,
+                (false, true) => 0.0,
+            }
+    };
+    faster(m, n, k, precision, 2000.0, constant, packing)
 }
 
 /// As [`pays`] for [`block`], whose operands are few enough to come from the caches.
 pub fn block_pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
-    let packing = |numbers: usize| numbers as f64 / 3.0;
-    precision == Precision::Medium && faster(m, n, k, precision, 3000.0, packing)
+    let packing = |numbers: usize, _| numbers as f64 / 3.0;
+    precision == Precision::Medium && faster(m, n, k, precision, 3000.0, [false; 2], packing)
 }
 
-/// By rough numbers of cycles: `packing` for so many numbers of an operand, `more` for anything at
-/// all.
+/// By rough numbers of cycles: `packing` for so many numbers of an operand that may be constant, `more`
+/// for anything at all.
 fn faster(
     m: usize,
     n: usize,
     k: usize,
     precision: Precision,
     more: f64,
-    packing: impl Fn(usize) -> f64,
+    constant: [bool; 2],
+    packing: impl Fn(usize, bool) -> f64,
 ) -> bool {
     let Some(kind) = unit::serving(precision) else {
         return false;
@@ -63,8 +74,10 @@ fn faster(
         Kind::Dots => 54.0,
     };
     let work = (padded(m) * padded(n) * k.next_multiple_of(STEP)) as f64;
-    let packing = packing(padded(m) * k) + packing(padded(n) * k);
-    let vector = (m * n * k) as f64 / 27.0;
+    let packing = packing(padded(m) * k, constant[0]) + packing(padded(n) * k, constant[1]);
+    // The vector unit, too, waits for what comes from memory.
+    let far = |numbers: usize| if numbers > FAR { numbers as f64 } else { 0.0 };
+    let vector = ((m * n * k) as f64 / 27.0).max(far(m * k) + far(n * k));
     work / rate + packing + more < vector
 }
 
@@ -82,6 +95,7 @@ struct Side {
     line: isize,
     step: isize,
     format: Format,
+    constant: Option<Constant>,
 }
 // SAFETY: only read.
 unsafe impl Sync for Side {}
@@ -110,6 +124,33 @@ impl Side {
         unsafe { unit::pack(self.format, parts, lines, dst) }
     }
 
+    /// All `k` elements of all blocks, packed [`SUPER`] at a time, if the operand is constant.
+    unsafe fn prepared(&self, parts: usize, k: usize) -> Option<Arc<Prepared>> {
+        self.constant?;
+        let bytes = self.blocks() * tiles_bytes(k, parts);
+        let [line, step] = [self.line, self.step].map(|x| x as usize);
+        let shape = [self.lines, k, line, step, self.format as usize, parts];
+        Some(prepared(
+            self.constant,
+            self.ptr.cast(),
+            &shape,
+            bytes,
+            || {
+                let tiles = Scratch::<u8>::lasting(bytes);
+                let mut extent = Extent::default();
+                for from in (0..k).step_by(SUPER) {
+                    let at = from..k.min(from + SUPER);
+                    let dst = tiles
+                        .ptr()
+                        .wrapping_add(self.blocks() * tiles_bytes(from, parts));
+                    // SAFETY: passed on from the caller; there is room for all tiles.
+                    extent = extent.and(unsafe { self.pack_all(parts, &at, dst) });
+                }
+                Prepared { tiles, extent }
+            },
+        ))
+    }
+
     /// Packs elements `at` of all blocks, one behind the other, on all threads.
     unsafe fn pack_all(&self, parts: usize, at: &Range<usize>, dst: *mut u8) -> Extent {
         let bytes = tiles_bytes(at.len(), parts);
@@ -127,6 +168,12 @@ impl Side {
         });
         extents.into_iter().fold(Extent::default(), Extent::and)
     }
+}
+
+/// A packed side.
+struct Prepared {
+    tiles: Scratch<u8>,
+    extent: Extent,
 }
 
 #[derive(Clone, Copy)]
@@ -199,6 +246,7 @@ impl Job {
             line: a.row,
             step: a.col,
             format: first,
+            constant: a.constant,
         };
         let columns = Side {
             ptr: b.ptr,
@@ -206,6 +254,7 @@ impl Job {
             line: b.col,
             step: b.row,
             format: second,
+            constant: b.constant,
         };
         // Rows come in whole runs of memory, which is better for what is done with the result.
         let by_rows = m >= 2 * LINES * TASKS.min(n.div_ceil(LINES)) || m >= n;
@@ -256,25 +305,53 @@ impl Job {
     /// Writes the product to rows of `c` that are `c_row` apart; see [`parallel`].
     unsafe fn run(&self, c: *mut f32, c_row: usize, after: After<'_>) {
         let span = SUPER.min(self.k);
-        let packed = Scratch::<u8>::new(self.shared.blocks() * self.bytes(span));
-        let mut shared = Extent::default();
+        // SAFETY: passed on from the caller.
+        let kept =
+            [&self.shared, &self.split].map(|side| unsafe { side.prepared(self.parts, self.k) });
+        let [kept_shared, kept_split] = &kept;
+        let packed = match kept_shared {
+            Some(_) => None,
+            None => Some(Scratch::<u8>::new(self.shared.blocks() * self.bytes(span))),
+        };
+        let mut shared = kept_shared
+            .as_ref()
+            .map_or(Extent::default(), |kept| kept.extent);
         let each = self.task_blocks();
         let tasks = self.split.blocks().div_ceil(each);
         let mut split_extents = vec![Extent::default(); tasks];
         for from in (0..self.k).step_by(span) {
             let at = from..self.k.min(from + span);
-            let (dst, out) = (Out(packed.ptr()), Out(c));
-            // SAFETY: these elements of the operand; there is room for its tiles.
-            shared = shared.and(unsafe { self.shared.pack_all(self.parts, &at, packed.ptr()) });
+            // Where a side's tiles for these elements are, of one that was packed whole.
+            let whole = |side: &Side, kept: &Option<Arc<Prepared>>| {
+                let kept = kept.as_ref().map(|kept| kept.tiles.ptr());
+                Out(kept.map_or(std::ptr::null_mut(), |tiles| {
+                    tiles.wrapping_add(side.blocks() * self.bytes(from))
+                }))
+            };
+            let dst = packed.as_ref().map_or_else(
+                || whole(&self.shared, kept_shared),
+                |packed| Out(packed.ptr()),
+            );
+            let (split, out) = (whole(&self.split, kept_split), Out(c));
+            if let Some(packed) = &packed {
+                // SAFETY: these elements of the operand; there is room for its tiles.
+                let more = unsafe { self.shared.pack_all(self.parts, &at, packed.ptr()) };
+                shared = shared.and(more);
+            }
             let seen = Out(split_extents.as_mut_ptr());
             let last = at.end == self.k;
             pool::run(tasks, |task| {
                 let range = task * each..self.split.blocks().min((task + 1) * each);
                 // SAFETY: each line of the output is written by one task.
                 unsafe {
-                    let extent = self.task(&range, &at, dst.get(), out.get(), c_row, false);
+                    let (shared_tiles, split_tiles) = (dst.get(), split.get());
+                    let packed = [shared_tiles, split_tiles].map(|tiles| tiles.cast_const());
+                    let extent = self.task(&range, &at, packed, out.get(), c_row, false);
                     let seen = seen.get().add(task);
-                    *seen = (*seen).and(extent);
+                    *seen = match kept_split {
+                        Some(kept) => kept.extent,
+                        None => (*seen).and(extent),
+                    };
                     if !last {
                         return;
                     }
@@ -292,18 +369,25 @@ impl Job {
         }
     }
 
-    /// One task's lines of the output, for elements `at` of the sums.
+    /// One task's lines of the output, for elements `at` of the sums. `packed` are the tiles of both
+    /// sides, those of the split side only if it was packed before: else it is null, and the task
+    /// packs its own.
     unsafe fn task(
         &self,
         blocks: &Range<usize>,
         at: &Range<usize>,
-        packed: *const u8,
+        [packed, split]: [*const u8; 2],
         c: *mut f32,
         c_row: usize,
         accumulate: bool,
     ) -> Extent {
         let chunk = self.chunk(at.len());
-        let own = Scratch::<u8>::new(blocks.len() * self.bytes(chunk));
+        let ready = !split.is_null();
+        let scratch = Scratch::<u8>::new(if ready {
+            0
+        } else {
+            blocks.len() * self.bytes(chunk)
+        });
         // Two by two tiles of the output for each pair of the task's blocks.
         let sums = Scratch::<Sums>::new(blocks.len().div_ceil(2));
         let mut extent = Extent::default();
@@ -312,13 +396,21 @@ impl Job {
             let tiles = Tiles::new();
             for from in (at.start..at.end).step_by(chunk) {
                 let some = from..at.end.min(from + chunk);
-                let bytes = self.bytes(some.len());
-                for (i, block) in blocks.clone().enumerate() {
-                    let dst = own.ptr().add(i * bytes);
-                    extent = extent.and(self.split.pack(self.parts, block, some.clone(), dst));
-                }
-                let steps = some.len().div_ceil(STEP);
                 let whole = self.bytes(at.len());
+                let share = self.bytes(some.len());
+                // The task's own tiles, and the bytes from one block to the next.
+                let (own, bytes) = if ready {
+                    let skip = blocks.start * whole + self.bytes(from - at.start);
+                    (split.wrapping_add(skip), whole)
+                } else {
+                    let bytes = share;
+                    for (i, block) in blocks.clone().enumerate() {
+                        let dst = scratch.ptr().add(i * bytes);
+                        extent = extent.and(self.split.pack(self.parts, block, some.clone(), dst));
+                    }
+                    (scratch.ptr().cast_const(), bytes)
+                };
+                let steps = some.len().div_ceil(STEP);
                 // Two blocks of the shared side go along with all of the task's own, few steps at a time
                 // where there are so few instructions per step that they must come from the
                 // first-level cache.
@@ -334,9 +426,9 @@ impl Job {
                         let skip = step * self.parts * TILE;
                         let shared = [0, 1].map(|i| pair.wrapping_add(i * whole + skip));
                         for (i, t) in blocks.clone().step_by(2).enumerate() {
-                            let own = own.ptr().cast_const().wrapping_add(2 * i * bytes + skip);
+                            let own = own.wrapping_add(2 * i * bytes + skip);
                             // The next two blocks, a share with each call.
-                            let next = pair.wrapping_add((2 + ahead / bytes % 2) * whole);
+                            let next = pair.wrapping_add((2 + ahead / share % 2) * whole);
                             let mut product = Product {
                                 a: [own, own.wrapping_add(bytes)],
                                 b: shared,
@@ -344,7 +436,7 @@ impl Job {
                                 c: sums.ptr().add(i).cast(),
                                 c_row: WIDTH,
                                 accumulate: step > 0,
-                                ahead: next.wrapping_add(ahead % bytes),
+                                ahead: next.wrapping_add(ahead % share),
                             };
                             ahead += now * self.parts * TILE / 4;
                             let mut counts = [self.split.pair(t), self.shared.pair(s)];
@@ -483,7 +575,8 @@ pub unsafe fn block(
     // SAFETY: passed on from the caller, whose output has its rows in order.
     unsafe {
         let c_row = c_row as usize;
-        job.task(&all, &(0..k), packed.ptr(), c, c_row, accumulate);
+        let packed = [packed.ptr().cast_const(), std::ptr::null()];
+        job.task(&all, &(0..k), packed, c, c_row, accumulate);
     }
 }
 
@@ -523,6 +616,7 @@ impl PackedRight {
             line: b.col,
             step: b.row,
             format: Format::Pairs,
+            constant: None,
         };
         // SAFETY: passed on from the caller; there is room for the tiles.
         let extent = unsafe { columns.pack_all(parts, &(0..k), tiles.ptr()) };
@@ -560,6 +654,7 @@ impl PackedRight {
             line: a.row,
             step: a.col,
             format: Format::Rows,
+            constant: None,
         };
         let steps = self.k.div_ceil(STEP);
         let columns = self.n.div_ceil(LINES);

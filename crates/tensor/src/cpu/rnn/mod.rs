@@ -85,11 +85,7 @@ impl Walk {
 
 /// Rows of `width` elements.
 fn matrix<T>(x: &[T], width: usize) -> Matrix<T> {
-    Matrix {
-        ptr: x.as_ptr(),
-        row: width as isize,
-        col: 1,
-    }
+    Matrix::new(x.as_ptr(), width as isize, 1)
 }
 
 fn scratch<T: RowFloat>(len: usize) -> Vec<T> {
