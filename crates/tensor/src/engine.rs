@@ -38,8 +38,8 @@ pub struct Arg<'a> {
     pub storage: &'a Storage,
     /// Where the operand begins, in bytes.
     pub offset: usize,
-    /// Whether nothing writes to that memory in this evaluation: kernels may keep what they make of
-    /// it for the next ones.
+    /// Whether nothing writes to that memory in this evaluation, nor later without dropping first what
+    /// kernels have made of it, which they may keep.
     pub constant: bool,
 }
 

@@ -207,4 +207,25 @@ mod tests {
             }
         }
     }
+
+    /// Nothing is kept of weights that the same evaluation changes in the end.
+    #[test]
+    fn no_form_outlives_an_update() {
+        let numbers = |n: usize, by: usize| (0..n).map(|i| (i * by % 17) as f32 - 8.0).collect();
+        let x = Tensor::from_vec(numbers(16 * 81, 7), [1, 16, 9, 9]);
+        let mut w = Tensor::from_vec(numbers(24 * 16 * 9, 5), [24, 16, 3, 3]);
+        let conv = |x: &Tensor, w: &Tensor| x.conv2d(w, None, &Default::default());
+        for _ in 0..3 {
+            // Two convolutions by the same form of the weights.
+            let other = &x * 2.0;
+            let (_, grads) = value_and_grad(&w, |w| (conv(&x, w) * conv(&other, w)).sum(..));
+            let before = w.value().unwrap().storage.as_ptr();
+            w = w - grads.into_iter().next().unwrap().1 * 1e-6;
+            w.eval();
+            assert_eq!(w.value().unwrap().storage.as_ptr(), before, "in place");
+            let copy = Tensor::from_vec(w.to_vec::<f32>(), w.shape().to_vec());
+            let now = conv(&x, &w).to_vec::<f32>();
+            assert!(now == conv(&x, &copy).to_vec::<f32>());
+        }
+    }
 }

@@ -13,8 +13,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Forms of one block of memory that are remembered; beyond them the oldest is forgotten.
-const MOST: usize = 8;
+/// Forms of one block of memory that are remembered; beyond them the one that was not used for
+/// longest is forgotten.
+const MOST: usize = 4;
 
 /// Bytes of all forms that are kept.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
@@ -84,8 +85,12 @@ pub fn prepared<T: Send + Sync + 'static>(
     let key = (TypeId::of::<T>(), ptr.addr(), SmallVec::from_slice(shape));
     let seen = {
         let mut all = forms.lock();
-        let found = all.iter().find(|form| form.key == key);
-        if let Some((form, _)) = found.and_then(|form| form.made.as_ref()) {
+        let found = all.iter().position(|form| form.key == key);
+        if let Some(at) = found {
+            // The oldest is the one that was not used for longest.
+            all[at..].rotate_left(1);
+        }
+        if let Some((form, _)) = found.and_then(|_| all.last()?.made.as_ref()) {
             return Arc::clone(form).downcast().expect("the key tells the type");
         }
         let seen = found.is_some();

@@ -69,14 +69,14 @@ pub fn some_rows(walk: &Walk, y0: usize, y1: usize) -> Walk {
 struct Panels<T>(Scratch<T>);
 
 /// # Safety
-/// As for [`conv`](super::conv), for the sizes in `c`; `fixed` is the memory of the weights if
+/// As for [`conv`](super::conv), for the sizes in `c`; `constant` is the memory of the weights if
 /// nothing writes to it.
 pub unsafe fn correlate<T: Element>(
     set: &'static Kernels<T>,
     c: &Correlation,
     x: *const T,
     w: *const T,
-    fixed: Option<Constant>,
+    constant: Option<Constant>,
     y: *mut T,
     after: After<'_>,
 ) {
@@ -88,8 +88,8 @@ pub unsafe fn correlate<T: Element>(
     // Weights as panels `[k, width]` of every group.
     let size = c.groups * panels * k * width;
     let shape = [c.groups, c.outs, k];
-    let packed = prepared(fixed, w.cast(), &shape, size * size_of::<T>(), || {
-        let packed = Scratch::<T>::lasting(size);
+    let packed = prepared(constant, w.cast(), &shape, size * size_of::<T>(), || {
+        let packed = Scratch::<T>::of_form(size, constant);
         let (from, to) = (Ptr(w.cast_mut()), Ptr(packed.ptr()));
         pool::run_chunks(c.groups * panels, (1 << 14_usize) / (k * width) + 1, |r| {
             let (from, to) = (&from, &to);
@@ -107,15 +107,17 @@ pub unsafe fn correlate<T: Element>(
         Panels(packed)
     });
 
-    // A unit is one group of one image. Few or large ones are cut by rows, or by panels if there are
-    // more weights than inputs: each task reads all of the other.
+    // A unit is one group of one image. Few or large ones are cut by rows, if there are more weights
+    // than inputs by panels before that: each task reads all of the other.
     let units = c.batch * c.groups;
     let work = c.outs * oh * ow * k;
     let pieces = 8usize.div_ceil(units).min(work / TASK + 1);
-    let (cut, each) = match c.outs * k > c.ins * image {
-        true => (oh, panels.div_ceil(pieces.min(panels))),
-        false => (oh.div_ceil(pieces.min(oh)), panels),
+    let by_panels = match c.outs * k > c.ins * image {
+        true => pieces.min(panels),
+        false => 1,
     };
+    let each = panels.div_ceil(by_panels);
+    let cut = oh.div_ceil(pieces.div_ceil(by_panels).min(oh));
     let row_cuts = oh.div_ceil(cut);
     let cuts = row_cuts * panels.div_ceil(each);
     let joined = if cuts == 1 { (TASK / work).max(1) } else { 1 };

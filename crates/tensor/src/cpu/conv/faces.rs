@@ -25,14 +25,14 @@ pub unsafe fn run<T: Block>(
     s: &ConvShape,
     a: *const T,
     b: *const T,
-    fixed: Option<Constant>,
+    constant: Option<Constant>,
     out: *mut T,
     after: After<'_>,
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
         match face {
-            Face::Output => correlate(&Correlation::output(s), a, b, fixed, out, after),
+            Face::Output => correlate(&Correlation::output(s), a, b, constant, out, after),
             Face::InputGrad if s.stride == [1, 1] => {
                 let turned = turn_weights(s, b);
                 correlate(
@@ -164,7 +164,7 @@ unsafe fn correlate<T: Block>(
     c: &Correlation,
     x: *const T,
     w: *const T,
-    fixed: Option<Constant>,
+    constant: Option<Constant>,
     y: *mut T,
     after: After<'_>,
 ) {
@@ -180,7 +180,7 @@ unsafe fn correlate<T: Block>(
         let x = thinned.as_ref().map_or(x, |x| x.ptr().cast_const());
         let x = Matrix::new(x, positions as isize, 1);
         let mut w = Matrix::new(w, k as isize, 1);
-        w.constant = fixed;
+        w.constant = constant;
         // SAFETY: passed on from the caller.
         return unsafe { T::parallel(c.outs, positions, k, c.precision, w, x, y, 0, after) };
     }
@@ -189,7 +189,7 @@ unsafe fn correlate<T: Block>(
         // SAFETY: passed on from the caller.
         unsafe {
             if direct::suits(set, c) {
-                return direct::correlate(set, c, x, w, fixed, y, after);
+                return direct::correlate(set, c, x, w, constant, y, after);
             }
             if planes::suits(set, c) {
                 return planes::correlate(set, c, x, w, y, after);
@@ -203,9 +203,10 @@ unsafe fn correlate<T: Block>(
     let k = c.ins * taps;
     let shape = [c.groups, c.outs, positions, k];
     let bytes = c.groups * c.outs * k * size_of::<T>();
-    let lefts: Arc<Vec<Left<T>>> = prepared(fixed, w.cast(), &shape, bytes, || {
+    let lefts: Arc<Vec<Left<T>>> = prepared(constant, w.cast(), &shape, bytes, || {
         let left = |g| {
-            let a = Matrix::new(w.wrapping_add(g * c.outs * k), k as isize, 1);
+            let mut a = Matrix::new(w.wrapping_add(g * c.outs * k), k as isize, 1);
+            a.constant = constant;
             // SAFETY: the weights of group `g`.
             unsafe { Left::new(c.outs, positions, k, a) }
         };
@@ -319,7 +320,7 @@ unsafe fn input_grad<T: Block>(
 }
 
 /// The weights' gradient: for each group of channels, products of columns and output gradients
-/// summed over the images; where there are few such groups, the images are cut into fixed parts
+/// summed over the images; where there are few such groups, the images are cut into constant parts
 /// whose sums are added in order.
 unsafe fn weight_grad<T: Block>(
     s: &ConvShape,

@@ -177,7 +177,7 @@ impl Unit {
         &self,
         a: *const f32,
         b: *const f32,
-        fixed: Option<Constant>,
+        constant: Option<Constant>,
         out: *mut f32,
         after: After<'_>,
     ) -> bool {
@@ -188,7 +188,7 @@ impl Unit {
                     job.run(a, b, out, after);
                     true
                 }
-                Unit::Tiles(job) => job.run(a, b, fixed, out, after),
+                Unit::Tiles(job) => job.run(a, b, constant, out, after),
                 Unit::Sums(job) => job.run(a, b, out, after),
             }
         }
@@ -204,7 +204,7 @@ pub trait ConvScalar: crate::Element {
         p: &Planned,
         a: *const Self,
         b: *const Self,
-        fixed: Option<Constant>,
+        constant: Option<Constant>,
         out: *mut Self,
         after: After<'_>,
     );
@@ -235,7 +235,7 @@ unsafe fn planned<T: ConvScalar>(
     p: &Planned,
     a: *const T,
     b: *const T,
-    fixed: Option<Constant>,
+    constant: Option<Constant>,
     out: *mut T,
     after: After<'_>,
 ) {
@@ -250,10 +250,10 @@ unsafe fn planned<T: ConvScalar>(
         return after(0..len);
     }
     // SAFETY: passed on from the caller.
-    unsafe { T::run(p, a, b, fixed, out, after) }
+    unsafe { T::run(p, a, b, constant, out, after) }
 }
 
-/// A planned [`conv`] on untyped pointers, all of `dtype`; `fixed` is the memory of `b` if nothing
+/// A planned [`conv`] on untyped pointers, all of `dtype`; `constant` is the memory of `b` if nothing
 /// writes to it. Panics if it is not a float type.
 ///
 /// # Safety
@@ -263,14 +263,14 @@ pub unsafe fn conv_dyn(
     p: &Planned,
     a: *const u8,
     b: *const u8,
-    fixed: Option<Constant>,
+    constant: Option<Constant>,
     out: *mut u8,
     after: After<'_>,
 ) {
     macro_rules! go {
         ($t:ty) => {
             // SAFETY: passed on from the caller.
-            unsafe { planned::<$t>(p, a.cast(), b.cast(), fixed, out.cast(), after) }
+            unsafe { planned::<$t>(p, a.cast(), b.cast(), constant, out.cast(), after) }
         };
     }
     match dtype {
@@ -287,12 +287,12 @@ impl ConvScalar for f64 {
         p: &Planned,
         a: *const f64,
         b: *const f64,
-        fixed: Option<Constant>,
+        constant: Option<Constant>,
         out: *mut f64,
         after: After<'_>,
     ) {
         // SAFETY: passed on from the caller.
-        unsafe { faces::run(p.face, &p.s, a, b, fixed, out, after) }
+        unsafe { faces::run(p.face, &p.s, a, b, constant, out, after) }
     }
 }
 
@@ -301,7 +301,7 @@ impl ConvScalar for f32 {
         p: &Planned,
         a: *const f32,
         b: *const f32,
-        fixed: Option<Constant>,
+        constant: Option<Constant>,
         out: *mut f32,
         after: After<'_>,
     ) {
@@ -309,11 +309,11 @@ impl ConvScalar for f32 {
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if let Some(unit) = &p.unit
-                && unit.run(a, b, fixed, out, after)
+                && unit.run(a, b, constant, out, after)
             {
                 return;
             }
-            faces::run(p.face, &p.s, a, b, fixed, out, after)
+            faces::run(p.face, &p.s, a, b, constant, out, after)
         }
     }
 }

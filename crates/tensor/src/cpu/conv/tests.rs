@@ -343,6 +343,76 @@ fn usual_layers() {
     );
 }
 
+/// One image: kernels of one element as products, more weights than inputs cut by channels.
+#[test]
+fn single_images() {
+    for stride in [[1, 1], [2, 2], [2, 3]] {
+        let s = ConvShape {
+            stride,
+            ..shape(1, [16, 32], [9, 8], [1, 1])
+        };
+        check::<f32>(&s, 1e-5);
+        check::<f64>(&s, 1e-13);
+    }
+    for (channels, input) in [
+        ([40, 80], [7, 7]),
+        ([70, 24], [10, 9]),
+        ([30, 150], [4, 12]),
+    ] {
+        let s = ConvShape {
+            padding: [(1, 1); 2],
+            ..shape(1, channels, input, [3, 3])
+        };
+        check::<f32>(&s, 1e-5);
+        check::<f64>(&s, 1e-13);
+    }
+}
+
+/// Weights that are packed once and kept give the same bits as those packed anew.
+#[test]
+fn kept_weights_agree_with_packed_ones() {
+    let padded = |s: ConvShape| ConvShape {
+        padding: [(1, 1); 2],
+        ..s
+    };
+    let shapes = [
+        padded(shape(1, [40, 80], [7, 7], [3, 3])),
+        padded(shape(9, [16, 24], [9, 9], [3, 3])),
+        padded(ConvShape {
+            groups: 3,
+            ..shape(2, [48, 36], [8, 7], [3, 3])
+        }),
+        ConvShape {
+            stride: [2, 2],
+            ..shape(3, [24, 40], [9, 8], [3, 3])
+        },
+        shape(2, [16, 16], [9, 9], [1, 1]),
+        shape(1, [16, 32], [9, 8], [1, 1]),
+    ];
+    for (s, precision) in shapes.iter().flat_map(|s| Precision::ALL.map(|p| (s, p))) {
+        let s = ConvShape { precision, ..*s };
+        for face in [Face::Output, Face::InputGrad] {
+            let [al, bl, len] = sizes(face, &s);
+            let (a, b) = (full_numbers(al, 5), full_numbers(bl, 6));
+            let weights = Storage::from_slice(&b);
+            let plan = Planned::new(DType::F32, face, &s);
+            let run = |constant| {
+                let mut out = vec![0f32; len];
+                let (b, to) = (weights.as_ptr().cast::<f32>(), out.as_mut_ptr());
+                // SAFETY: all have the sizes of the shape.
+                unsafe { planned(&plan, a.as_ptr(), b, constant, to, &|_| {}) };
+                out
+            };
+            let wanted = run(None);
+            for time in 1..=3 {
+                // SAFETY: nothing writes to the weights.
+                let constant = Some(unsafe { Constant::new(&weights) });
+                assert!(run(constant) == wanted, "{face:?} {s:?}, time {time}");
+            }
+        }
+    }
+}
+
 #[test]
 fn empty_sizes() {
     let base = shape(2, [3, 5], [7, 9], [3, 3]);

@@ -332,7 +332,7 @@ impl Job {
     }
 
     /// The weights, packed; kept if they are constant.
-    fn weights(&self, w: *const f32, fixed: Option<Constant>) -> Arc<Weights> {
+    fn weights(&self, w: *const f32, constant: Option<Constant>) -> Arc<Weights> {
         let s = &self.s;
         let (blocks, steps) = (self.blocks(), self.steps());
         let bytes = s.groups * self.group_bytes();
@@ -348,8 +348,8 @@ impl Job {
         let sizes = [s.input, s.kernel, s.stride, s.dilation];
         let padding = [top.0, top.1, left.0, left.1];
         let shape = [&shape[..], sizes.as_flattened(), &padding].concat();
-        prepared(fixed, w.cast(), &shape, bytes, || {
-            let tiles = Scratch::<u8>::lasting(bytes);
+        prepared(constant, w.cast(), &shape, bytes, || {
+            let tiles = Scratch::<u8>::of_form(bytes, constant);
             let mut extents = vec![Extent::default(); s.groups * blocks * steps];
             let seen = Ptr(extents.as_mut_ptr());
             let to = Ptr(tiles.ptr());
@@ -372,19 +372,19 @@ impl Job {
     /// Whether it has been computed, which it is not if the weights have no exact parts.
     ///
     /// # Safety
-    /// As for [`conv`](super::conv); there must be a [`unit`]. `fixed` is the memory of the weights
+    /// As for [`conv`](super::conv); there must be a [`unit`]. `constant` is the memory of the weights
     /// if nothing writes to it.
     pub unsafe fn run(
         &self,
         x: *const f32,
         w: *const f32,
-        fixed: Option<Constant>,
+        constant: Option<Constant>,
         y: *mut f32,
         after: After<'_>,
     ) -> bool {
         let (s, plan) = (&self.s, &self.plan);
         let steps = self.steps();
-        let weights = self.weights(w, fixed);
+        let weights = self.weights(w, constant);
         let of_weights = weights.extent;
         let k = self.ins * s.kernel[0] * s.kernel[1];
         // What can be told of the weights alone.

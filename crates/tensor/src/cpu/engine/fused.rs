@@ -6,6 +6,7 @@ use crate::cpu::conv::{self, ConvShape, Planned};
 use crate::cpu::interp::Program;
 use crate::cpu::matmul;
 use crate::cpu::reduce::ReducePlan;
+use crate::cpu::storage::cache_cap;
 use crate::dtype::DType;
 use crate::engine::{Kernel, MapSpec, Operand};
 use crate::error::Result;
@@ -135,9 +136,13 @@ impl Kernel for Reduce {
     }
 }
 
-fn constant(a: &Arg<'_>) -> Option<Constant> {
-    // SAFETY: the operand lives, and stays as it is, for as long as the kernel runs.
-    a.constant.then(|| unsafe { Constant::new(a.storage) })
+/// The memory of a second operand of so many bytes, weights as a rule, if forms of it may be kept:
+/// not if it is larger than its memory (repeated, that is), or the forms than what may be kept.
+fn constant(a: &Arg<'_>, bytes: usize) -> Option<Constant> {
+    let suits = bytes <= a.storage.len() && bytes <= cache_cap() / 2;
+    // SAFETY: the operand lives, and stays as it is, for as long as the kernel runs; before anything
+    // writes to it later, its forms are dropped.
+    (a.constant && suits).then(|| unsafe { Constant::new(a.storage) })
 }
 
 /// A matrix product.
@@ -181,14 +186,14 @@ impl Kernel for MatMul {
             batch: &a.strides[..ra],
             row: a.strides[ra],
             col: a.strides[ra + 1],
-            constant: constant(&args[0]),
+            constant: None,
         };
         let right = matmul::Operand {
             ptr: start(&args[1], &self.b),
             batch: b_batch,
             row: b.strides[rb],
             col: b.strides[rb + 1],
-            constant: constant(&args[1]),
+            constant: constant(&args[1], b.shape.numel() * self.b.dtype.size()),
         };
         with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands cover their layouts; the result is new memory.
@@ -201,6 +206,8 @@ impl Kernel for MatMul {
 /// A face of a convolution.
 pub(super) struct Convolution {
     dtype: DType,
+    /// Bytes of the second operand.
+    weights: usize,
     plan: Planned,
     epilogue: Option<Epilogue>,
 }
@@ -246,6 +253,7 @@ impl Convolution {
         debug_assert_eq!(shape.output(), two(&y[2..], 1));
         Convolution {
             dtype,
+            weights: b.numel() * dtype.size(),
             plan: Planned::new(dtype, c.face, &shape),
             epilogue: Epilogue::new(epilogue),
         }
@@ -255,11 +263,11 @@ impl Convolution {
 impl Kernel for Convolution {
     fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let (a, b) = (ptr(&args[0]), ptr(&args[1]));
-        let fixed = constant(&args[1]);
+        let constant = constant(&args[1], self.weights);
         with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands are contiguous and have the shapes given; the result
             // is new memory.
-            unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, fixed, out, after) };
+            unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, constant, out, after) };
         });
         Ok(())
     }

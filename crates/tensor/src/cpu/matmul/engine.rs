@@ -187,7 +187,10 @@ impl<T: Float> Job<T> {
     ) {
         let a = self.a;
         let ready = !packed_a.is_null();
-        let pack_a = !ready && (panels.len() >= REUSE || (a.row != 1 && a.col != 1));
+        // Along its rows the operand is read as fast where it lies, if tiles need not be lower.
+        let lower = self.tiles(self.vectors, true).len() < self.tiles(self.vectors, false).len();
+        let pays = panels.len() >= REUSE && (lower || a.row == 1);
+        let pack_a = !ready && (pays || (a.row != 1 && a.col != 1));
         let by_row = !pack_a && !ready && a.row != 1;
         let height = match ready {
             true => self.height(self.p, false),
@@ -258,7 +261,7 @@ impl<T: Float> Job<T> {
     /// A copy of all of `a`, chunk after chunk of its columns, each in tiles of rows; made on all
     /// threads.
     unsafe fn prepack(&self) -> Scratch<T> {
-        let out = Scratch::<T>::lasting(self.p * self.k);
+        let out = Scratch::<T>::of_form(self.p * self.k, self.a.constant);
         let height = self.height(self.p, false);
         let dst = Out(out.ptr());
         let some = (16_384 / (height * self.k)).max(1);
@@ -594,17 +597,18 @@ unsafe fn dots<T: Float>(
         }
     }
     let (x, c) = (Out(vectors.ptr()), Out(out));
+    let kernels = set.dots[few - 1];
     let chunk = (TASK / (few * k))
         .max(1)
         .max(count.div_ceil(64))
         .next_multiple_of(4);
     pool::run_chunks(count, chunk, |r| {
         let (x, c, big) = (&x, &c, &big);
-        for i in r.clone().step_by(4) {
-            let rows = (r.end - i).min(4);
+        for i in r.clone().step_by(kernels.len()) {
+            let rows = (r.end - i).min(kernels.len());
             // SAFETY: rows of the large operand, the vectors, and the output's elements for them.
             unsafe {
-                (set.dots[few - 1][rows - 1])(&Dots {
+                kernels[rows - 1](&Dots {
                     k,
                     rows: big.ptr.wrapping_offset(i as isize * big.row),
                     row: big.row,

@@ -85,7 +85,7 @@ pub struct Problem<T> {
     b: Matrix<T>,
     out: *mut T,
 }
-// SAFETY: the pointers are only used within `matmul`, whose caller vouches for them.
+// SAFETY: the pointers are only read and written through as the caller of `matmul` vouches for.
 unsafe impl<T> Sync for Problem<T> {}
 
 /// A strided matrix: element `(i, j)` at `ptr + i * row + j * col`.
@@ -103,9 +103,10 @@ impl<T> Clone for Matrix<T> {
     }
 }
 impl<T> Copy for Matrix<T> {}
-// SAFETY: as for `Problem`.
+// SAFETY: only read, by those to whom its maker vouches for the memory; what is kept of a constant
+// operand goes before the operand does.
 unsafe impl<T> Sync for Matrix<T> {}
-// SAFETY: as for `Problem`.
+// SAFETY: as above.
 unsafe impl<T> Send for Matrix<T> {}
 
 impl<T> Matrix<T> {
@@ -300,8 +301,11 @@ impl<T: Copy> Scratch<T> {
             _of: std::marker::PhantomData,
         }
     }
-    /// For what may be kept after the evaluation.
-    pub fn lasting(len: usize) -> Self {
+    /// For a form, which may be kept if its operand is constant.
+    pub fn of_form(len: usize, constant: Option<Constant>) -> Self {
+        if constant.is_none() {
+            return Scratch::new(len);
+        }
         Scratch {
             storage: Storage::alloc(len * size_of::<T>()),
             _of: std::marker::PhantomData,

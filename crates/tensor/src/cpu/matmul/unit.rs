@@ -2,12 +2,12 @@
 //!
 //! The side with fewer lines is packed first, by all threads; the lines of the other are shared out
 //! among tasks, each of which packs its own, so many elements at a time that they stay in its
-//! second-level cache: the unit is fast enough for everything else to be a matter of memory.
+//! second-level cache (but a constant side is packed whole, once, and kept): the unit is fast enough for everything else to be a matter of memory.
 
 use super::float::Block;
 use super::kernels::avx512;
 use super::{After, Matrix, Scratch};
-use crate::cpu::constant::{Constant, prepared};
+use crate::cpu::constant::{self, Constant};
 use crate::cpu::pool;
 use crate::cpu::unit::{
     self, Extent, Format, Kind, LINES, Lines, Product, STEP, TILE, Tiles, Wide,
@@ -128,31 +128,31 @@ impl Side {
     unsafe fn prepared(&self, parts: usize, k: usize) -> Option<Arc<Prepared>> {
         self.constant?;
         let bytes = self.blocks() * tiles_bytes(k, parts);
+        let pack = || {
+            let tiles = Scratch::<u8>::of_form(bytes, self.constant);
+            let mut extents = vec![Extent::default(); self.blocks()];
+            for from in (0..k).step_by(SUPER) {
+                let at = from..k.min(from + SUPER);
+                let dst = tiles
+                    .ptr()
+                    .wrapping_add(self.blocks() * tiles_bytes(from, parts));
+                // SAFETY: passed on from the caller; there is room for all tiles.
+                let more = unsafe { self.pack_all(parts, &at, dst) };
+                extents
+                    .iter_mut()
+                    .zip(more)
+                    .for_each(|(x, more)| *x = x.and(more));
+            }
+            Prepared { tiles, extents }
+        };
         let [line, step] = [self.line, self.step].map(|x| x as usize);
         let shape = [self.lines, k, line, step, self.format as usize, parts];
-        Some(prepared(
-            self.constant,
-            self.ptr.cast(),
-            &shape,
-            bytes,
-            || {
-                let tiles = Scratch::<u8>::lasting(bytes);
-                let mut extent = Extent::default();
-                for from in (0..k).step_by(SUPER) {
-                    let at = from..k.min(from + SUPER);
-                    let dst = tiles
-                        .ptr()
-                        .wrapping_add(self.blocks() * tiles_bytes(from, parts));
-                    // SAFETY: passed on from the caller; there is room for all tiles.
-                    extent = extent.and(unsafe { self.pack_all(parts, &at, dst) });
-                }
-                Prepared { tiles, extent }
-            },
-        ))
+        let ptr = self.ptr.cast();
+        Some(constant::prepared(self.constant, ptr, &shape, bytes, pack))
     }
 
     /// Packs elements `at` of all blocks, one behind the other, on all threads.
-    unsafe fn pack_all(&self, parts: usize, at: &Range<usize>, dst: *mut u8) -> Extent {
+    unsafe fn pack_all(&self, parts: usize, at: &Range<usize>, dst: *mut u8) -> Vec<Extent> {
         let bytes = tiles_bytes(at.len(), parts);
         let mut extents = vec![Extent::default(); self.blocks()];
         let (dst, seen) = (Out(dst), Out(extents.as_mut_ptr()));
@@ -166,14 +166,20 @@ impl Side {
                 }
             }
         });
-        extents.into_iter().fold(Extent::default(), Extent::and)
+        extents
     }
+}
+
+/// The extent of some blocks.
+fn together(blocks: &[Extent]) -> Extent {
+    blocks.iter().fold(Extent::default(), |all, x| all.and(*x))
 }
 
 /// A packed side.
 struct Prepared {
     tiles: Scratch<u8>,
-    extent: Extent,
+    /// Of each block.
+    extents: Vec<Extent>,
 }
 
 #[derive(Clone, Copy)]
@@ -315,7 +321,7 @@ impl Job {
         };
         let mut shared = kept_shared
             .as_ref()
-            .map_or(Extent::default(), |kept| kept.extent);
+            .map_or(Extent::default(), |kept| together(&kept.extents));
         let each = self.task_blocks();
         let tasks = self.split.blocks().div_ceil(each);
         let mut split_extents = vec![Extent::default(); tasks];
@@ -336,7 +342,7 @@ impl Job {
             if let Some(packed) = &packed {
                 // SAFETY: these elements of the operand; there is room for its tiles.
                 let more = unsafe { self.shared.pack_all(self.parts, &at, packed.ptr()) };
-                shared = shared.and(more);
+                shared = shared.and(together(&more));
             }
             let seen = Out(split_extents.as_mut_ptr());
             let last = at.end == self.k;
@@ -349,7 +355,7 @@ impl Job {
                     let extent = self.task(&range, &at, packed, out.get(), c_row, false);
                     let seen = seen.get().add(task);
                     *seen = match kept_split {
-                        Some(kept) => kept.extent,
+                        Some(kept) => together(&kept.extents[range.clone()]),
                         None => (*seen).and(extent),
                     };
                     if !last {
@@ -369,14 +375,14 @@ impl Job {
         }
     }
 
-    /// One task's lines of the output, for elements `at` of the sums. `packed` are the tiles of both
-    /// sides, those of the split side only if it was packed before: else it is null, and the task
-    /// packs its own.
+    /// One task's lines of the output, for elements `at` of the sums, with the tiles of the shared side
+    /// and, if the split side was packed before, those of that: else it is null, and the task packs
+    /// its own.
     unsafe fn task(
         &self,
         blocks: &Range<usize>,
         at: &Range<usize>,
-        [packed, split]: [*const u8; 2],
+        [shared, split]: [*const u8; 2],
         c: *mut f32,
         c_row: usize,
         accumulate: bool,
@@ -419,7 +425,7 @@ impl Job {
                     _ => [0, 8, 8, 16][self.parts],
                 };
                 for s in (0..self.shared.blocks()).step_by(2) {
-                    let pair = packed.wrapping_add(s * whole + self.bytes(from - at.start));
+                    let pair = shared.wrapping_add(s * whole + self.bytes(from - at.start));
                     let mut ahead = 0;
                     for step in (0..steps).step_by(run) {
                         let now = run.min(steps - step);
@@ -619,14 +625,14 @@ impl PackedRight {
             constant: None,
         };
         // SAFETY: passed on from the caller; there is room for the tiles.
-        let extent = unsafe { columns.pack_all(parts, &(0..k), tiles.ptr()) };
+        let extents = unsafe { columns.pack_all(parts, &(0..k), tiles.ptr()) };
         PackedRight {
             n,
             k,
             b,
             parts,
             tiles,
-            extent,
+            extent: together(&extents),
         }
     }
 

@@ -62,7 +62,7 @@ unsafe fn store_part_ps(mut p: *mut f32, part: Part, x: __m256) {
             x4 = _mm256_extractf128_ps::<1>(x);
         }
         if part.lanes & 2 != 0 {
-            _mm_storel_pd(p.cast(), _mm_castps_pd(x4));
+            _mm_storel_epi64(p.cast(), _mm_castps_si128(x4));
             p = p.add(2);
             x4 = _mm_movehl_ps(x4, x4);
         }
@@ -138,10 +138,10 @@ macro_rules! set {
                 rows!($m::tile<[1 2 3], 3, true>),
             ],
             dots: [
-                *rows!($m::dots<[1 2 3 4], 1>),
-                *rows!($m::dots<[1 2 3 4], 2>),
-                *rows!($m::dots<[1 2 3 4], 3>),
-                *rows!($m::dots<[1 2 3 4], 4>),
+                rows!($m::dots<[1 2 3 4], 1>),
+                rows!($m::dots<[1 2 3 4], 2>),
+                rows!($m::dots<[1 2 3], 3>),
+                rows!($m::dots<[1 2], 4>),
             ],
             image: [
                 [
@@ -184,24 +184,54 @@ unsafe fn transpose_single(
     dst_step: isize,
 ) {
     for i in (0..lines).step_by(8) {
-        let some = part8((lines - i).min(8));
-        for l in (0..len).step_by(8) {
-            let cols = (len - l).min(8);
-            let load = part8(cols);
-            let mut r = [_mm256_setzero_ps(); 8];
-            for (j, r) in r.iter_mut().enumerate() {
-                if j < some.lanes {
-                    let from = src.wrapping_offset((i + j) as isize * src_step + l as isize);
-                    // SAFETY: `cols` elements of line `i + j`.
-                    *r = unsafe { load_part_ps(load, from) };
+        let (src, dst) = (
+            src.wrapping_offset(i as isize * src_step),
+            dst.wrapping_add(i),
+        );
+        macro_rules! choose {
+            ($($n:literal)*) => {
+                match (lines - i).min(8) {
+                    // SAFETY: passed on from the caller.
+                    $($n => unsafe { transpose_lines::<$n>(src, src_step, len, dst, dst_step) },)*
+                    n => unreachable!("{n} lines"),
                 }
-            }
-            for (c, &out) in transpose_registers(r).iter().enumerate() {
-                if c < cols {
-                    let to = dst.wrapping_offset((l + c) as isize * dst_step + i as isize);
-                    // SAFETY: some lines of the caller's destination.
-                    unsafe { store_part_ps(to, some, out) };
+            };
+        }
+        choose!(1 2 3 4 5 6 7 8);
+    }
+}
+
+/// [`transpose_single`] of a known number of lines.
+///
+/// # Safety
+/// As for [`Transpose`].
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_lines<const LINES: usize>(
+    src: *const f32,
+    src_step: isize,
+    len: usize,
+    dst: *mut f32,
+    dst_step: isize,
+) {
+    let lines = part8(LINES);
+    for l in (0..len).step_by(8) {
+        let cols = (len - l).min(8);
+        let mut r = [_mm256_setzero_ps(); 8];
+        for (j, r) in r.iter_mut().enumerate().take(LINES) {
+            let from = src.wrapping_offset(j as isize * src_step + l as isize);
+            // SAFETY: `cols` elements of line `j`.
+            *r = unsafe {
+                match cols {
+                    8 => _mm256_loadu_ps(from),
+                    _ => load_part_ps(part8(cols), from),
                 }
+            };
+        }
+        for (c, &out) in transpose_registers(r).iter().enumerate() {
+            if c < cols {
+                let to = dst.wrapping_offset((l + c) as isize * dst_step);
+                // SAFETY: the lines of the caller's destination.
+                unsafe { store_part_ps(to, lines, out) };
             }
         }
     }

@@ -42,10 +42,10 @@ macro_rules! set {
                 rows!($m::tile<[1 2 3 4 5 6 7 8], 3, true>),
             ],
             dots: [
-                *rows!($m::dots<[1 2 3 4], 1>),
-                *rows!($m::dots<[1 2 3 4], 2>),
-                *rows!($m::dots<[1 2 3 4], 3>),
-                *rows!($m::dots<[1 2 3 4], 4>),
+                rows!($m::dots<[1 2 3 4], 1>),
+                rows!($m::dots<[1 2 3 4], 2>),
+                rows!($m::dots<[1 2 3 4], 3>),
+                rows!($m::dots<[1 2 3 4], 4>),
             ],
             image: [
                 [

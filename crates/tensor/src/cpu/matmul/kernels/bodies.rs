@@ -19,8 +19,12 @@ macro_rules! bodies {
                 let mut a = t.a;
                 let (a_step, b_step) = (t.a_step, t.b_step);
                 let b_part = $part(t.b_lanes);
+                // The rows of a large output come from memory, which takes as long as the sums.
                 for i in 0..R {
-                    prefetch(t.c.wrapping_offset(i as isize * t.c_step).cast());
+                    let c = t.c.wrapping_offset(i as isize * t.c_step);
+                    for j in (0..V * $lanes).step_by(64 / size_of::<$t>()) {
+                        prefetch(c.wrapping_add(j).cast());
+                    }
                 }
                 let mut rows = [a; R];
                 for i in 0..R {

@@ -37,10 +37,10 @@ pub struct Tile<T> {
 ///
 /// # Safety
 /// All elements that the tile reaches must be readable (`a`, `b`) and writable (`c`), and the
-/// processor must have AVX-512F.
+/// processor must have the instructions of the set.
 pub type Kernel<T> = unsafe fn(&Tile<T>);
 
-/// What a kernel of dot products works on: four rows times one to four vectors, all contiguous.
+/// What a kernel of dot products works on: a few rows times one to four vectors, all contiguous.
 pub struct Dots<T> {
     pub k: usize,
     /// Row `i` at `rows + i * row`.
@@ -146,7 +146,7 @@ pub struct Kernels<T: 'static> {
     pub tile: [&'static [Kernel<T>]; 3],
     pub tile_by_row: [&'static [Kernel<T>]; 3],
     /// For one to four vectors.
-    pub dots: [[DotKernel<T>; 4]; 4],
+    pub dots: [&'static [DotKernel<T>]; 4],
     /// For a step of one and two between neighbouring positions, one and two vectors.
     pub image: [[&'static [ImageKernel<T>]; 2]; 2],
     /// For each number of channels, by the number of vectors.
@@ -205,9 +205,9 @@ impl<T: Copy> Kernels<T> {
                 }
             }
             if line == 1 {
-                for l in 0..len {
-                    let from = src.wrapping_offset(l as isize * step);
-                    std::ptr::copy_nonoverlapping(from, dst.add(l * width), lines);
+                for i in (0..lines).step_by(16) {
+                    let from = src.wrapping_add(i);
+                    copy_lines((lines - i).min(16), len, from, step, dst.add(i), width);
                 }
             } else if step == 1 {
                 self.turn(src, line, lines, len, dst, width as isize);
@@ -243,6 +243,38 @@ impl<T: Copy> Kernels<T> {
             unsafe { (self.transpose)(from, src_row, lines, q, dst.add(i), dst_row) };
         }
     }
+}
+
+/// Copies `len` runs of up to 16 elements, each by as many instructions as it takes and no call.
+///
+/// # Safety
+/// The runs must be readable, `step` apart, and writable, `width` apart.
+unsafe fn copy_lines<T: Copy>(
+    lines: usize,
+    len: usize,
+    src: *const T,
+    step: isize,
+    dst: *mut T,
+    width: usize,
+) {
+    macro_rules! copy {
+        ($($n:literal)*) => {
+            match lines {
+                $($n => {
+                    for l in 0..len {
+                        let from = src.wrapping_offset(l as isize * step).cast::<[T; $n]>();
+                        // SAFETY: run `l`.
+                        unsafe {
+                            let run = from.read_unaligned();
+                            dst.add(l * width).cast::<[T; $n]>().write_unaligned(run);
+                        }
+                    }
+                })*
+                n => unreachable!("{n} lines"),
+            }
+        };
+    }
+    copy!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
 }
 
 /// A transposition with plain loads and stores.

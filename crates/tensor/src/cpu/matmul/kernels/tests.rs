@@ -86,7 +86,8 @@ fn tiles<T: Number>(set: &Kernels<T>) {
 }
 
 fn dots<T: Number>(set: &Kernels<T>) {
-    for (few, rows) in (1..=4).flat_map(|few| (1..=4).map(move |rows| (few, rows))) {
+    let all = set.dots.iter().zip(1..);
+    for (few, rows) in all.flat_map(|(list, few)| (1..=list.len()).map(move |rows| (few, rows))) {
         for k in [1, set.lanes, 3 * set.lanes - 1] {
             let (x, y) = (numbers::<T>(rows * k), numbers::<T>(few * k));
             let mut c = vec![guard::<T>(); rows * few];
