@@ -320,7 +320,7 @@ unsafe fn input_grad<T: Block>(
 }
 
 /// The weights' gradient: for each group of channels, products of columns and output gradients
-/// summed over the images; where there are few such groups, the images are cut into constant parts
+/// summed over the images; where there are few such groups, the images are cut into fixed parts
 /// whose sums are added in order.
 unsafe fn weight_grad<T: Block>(
     s: &ConvShape,

@@ -2,7 +2,8 @@
 //!
 //! The side with fewer lines is packed first, by all threads; the lines of the other are shared out
 //! among tasks, each of which packs its own, so many elements at a time that they stay in its
-//! second-level cache (but a constant side is packed whole, once, and kept): the unit is fast enough for everything else to be a matter of memory.
+//! second-level cache: the unit is fast enough for everything else to be a matter of memory. A
+//! constant side is packed whole, once, and kept.
 
 use super::float::Block;
 use super::kernels::avx512;
@@ -327,31 +328,30 @@ impl Job {
         let mut split_extents = vec![Extent::default(); tasks];
         for from in (0..self.k).step_by(span) {
             let at = from..self.k.min(from + span);
-            // Where a side's tiles for these elements are, of one that was packed whole.
-            let whole = |side: &Side, kept: &Option<Arc<Prepared>>| {
-                let kept = kept.as_ref().map(|kept| kept.tiles.ptr());
-                Out(kept.map_or(std::ptr::null_mut(), |tiles| {
-                    tiles.wrapping_add(side.blocks() * self.bytes(from))
-                }))
+            // Where a side's tiles for these elements are; null if it has not been packed.
+            let whole = |side: &Side, kept: &Option<Arc<Prepared>>| match kept {
+                Some(kept) => kept
+                    .tiles
+                    .ptr()
+                    .wrapping_add(side.blocks() * self.bytes(from)),
+                None => std::ptr::null_mut(),
             };
-            let dst = packed.as_ref().map_or_else(
-                || whole(&self.shared, kept_shared),
-                |packed| Out(packed.ptr()),
-            );
-            let (split, out) = (whole(&self.split, kept_split), Out(c));
+            let mut shared_tiles = whole(&self.shared, kept_shared);
             if let Some(packed) = &packed {
+                shared_tiles = packed.ptr();
                 // SAFETY: these elements of the operand; there is room for its tiles.
-                let more = unsafe { self.shared.pack_all(self.parts, &at, packed.ptr()) };
+                let more = unsafe { self.shared.pack_all(self.parts, &at, shared_tiles) };
                 shared = shared.and(together(&more));
             }
+            let split_tiles = whole(&self.split, kept_split);
+            let (near, split, out) = (Out(shared_tiles), Out(split_tiles), Out(c));
             let seen = Out(split_extents.as_mut_ptr());
             let last = at.end == self.k;
             pool::run(tasks, |task| {
                 let range = task * each..self.split.blocks().min((task + 1) * each);
                 // SAFETY: each line of the output is written by one task.
                 unsafe {
-                    let (shared_tiles, split_tiles) = (dst.get(), split.get());
-                    let packed = [shared_tiles, split_tiles].map(|tiles| tiles.cast_const());
+                    let packed = [near.get(), split.get()].map(<*mut u8>::cast_const);
                     let extent = self.task(&range, &at, packed, out.get(), c_row, false);
                     let seen = seen.get().add(task);
                     *seen = match kept_split {
