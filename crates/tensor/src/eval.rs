@@ -66,24 +66,16 @@ fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>,
         })
         .collect();
     let arena = Storage::scratch(plan.arena);
-    let at = |place: Place| match place {
-        Place::Leaf(i) => Arg {
-            storage: &leaf(i).storage,
-            offset: leaf(i).start,
-            constant: true,
-        },
-        Place::Arena(offset) => Arg {
-            storage: &arena,
+    let at = |place: Place| {
+        let (storage, offset) = match place {
+            Place::Leaf(i) => (&*leaf(i).storage, leaf(i).start),
+            Place::Arena(offset) => (&arena, offset),
+            Place::Store(i) => (&*stores[i as usize].storage, stores[i as usize].offset),
+        };
+        Arg {
+            storage,
             offset,
-            constant: false,
-        },
-        Place::Store(i) => {
-            let Kept { storage, offset } = &stores[i as usize];
-            Arg {
-                storage,
-                offset: *offset,
-                constant: false,
-            }
+            constant: matches!(place, Place::Leaf(_)),
         }
     };
 

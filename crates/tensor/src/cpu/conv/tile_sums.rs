@@ -237,7 +237,7 @@ impl Job {
             }
         });
         if parts > 1 {
-            let grads = extents.iter().fold(Extent::default(), |a, b| a.and(*b));
+            let grads = Extent::together(&extents);
             let [x, grads] = more.iter().fold([Extent::default(), grads], |a, b| {
                 [a[0].and(b[0]), a[1].and(b[1])]
             });

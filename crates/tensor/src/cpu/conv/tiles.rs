@@ -364,7 +364,7 @@ impl Job {
                     unsafe { *seen.0.add(i) = self.pack(from.0, group, block, step, to.0) };
                 }
             });
-            let extent = extents.iter().fold(Extent::default(), |a, b| a.and(*b));
+            let extent = Extent::together(&extents);
             Weights { tiles, extent }
         })
     }

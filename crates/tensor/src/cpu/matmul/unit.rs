@@ -171,11 +171,6 @@ impl Side {
     }
 }
 
-/// The extent of some blocks.
-fn together(blocks: &[Extent]) -> Extent {
-    blocks.iter().fold(Extent::default(), |all, x| all.and(*x))
-}
-
 /// A packed side.
 struct Prepared {
     tiles: Scratch<u8>,
@@ -322,7 +317,7 @@ impl Job {
         };
         let mut shared = kept_shared
             .as_ref()
-            .map_or(Extent::default(), |kept| together(&kept.extents));
+            .map_or(Extent::default(), |kept| Extent::together(&kept.extents));
         let each = self.task_blocks();
         let tasks = self.split.blocks().div_ceil(each);
         let mut split_extents = vec![Extent::default(); tasks];
@@ -341,7 +336,7 @@ impl Job {
                 shared_tiles = packed.ptr();
                 // SAFETY: these elements of the operand; there is room for its tiles.
                 let more = unsafe { self.shared.pack_all(self.parts, &at, shared_tiles) };
-                shared = shared.and(together(&more));
+                shared = shared.and(Extent::together(&more));
             }
             let split_tiles = whole(&self.split, kept_split);
             let (near, split, out) = (Out(shared_tiles), Out(split_tiles), Out(c));
@@ -355,7 +350,7 @@ impl Job {
                     let extent = self.task(&range, &at, packed, out.get(), c_row, false);
                     let seen = seen.get().add(task);
                     *seen = match kept_split {
-                        Some(kept) => together(&kept.extents[range.clone()]),
+                        Some(kept) => Extent::together(&kept.extents[range.clone()]),
                         None => (*seen).and(extent),
                     };
                     if !last {
@@ -632,7 +627,7 @@ impl PackedRight {
             b,
             parts,
             tiles,
-            extent: together(&extents),
+            extent: Extent::together(&extents),
         }
     }
 

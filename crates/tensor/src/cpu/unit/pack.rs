@@ -64,6 +64,11 @@ impl Extent {
         }
     }
 
+    /// Of all of them taken together.
+    pub fn together(all: &[Extent]) -> Extent {
+        all.iter().fold(Extent::default(), |a, b| a.and(*b))
+    }
+
     /// Whether sums of `k` products of two operands' parts are as exact as products of `f32`: no
     /// part or product that counts is too small or too large for the unit, which has the exponents
     /// of `f32` but no subnormal numbers.
