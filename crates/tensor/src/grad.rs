@@ -264,7 +264,7 @@ fn product_transposed(g: &Tensor, axes: &[isize]) -> Option<Tensor> {
 }
 
 /// Another node for the same value, so that it can be told apart from the original.
-fn alias(x: &Tensor) -> Tensor {
+pub(crate) fn alias(x: &Tensor) -> Tensor {
     Tensor::op_shaped(Prim::Reshape, [x], x.0.shape.clone())
 }
 

@@ -6,10 +6,10 @@
 
 use super::interp::uniform;
 use super::math;
-use super::matmul::{Block, Matrix, Scratch};
+use super::matmul::{Block, Matrix, Right, Scratch};
 use super::pool;
-use super::reduce::kernel::fold_body;
-use super::rows::RowFloat;
+use super::reduce::kernel::tree;
+use super::rows::{RowFloat, sum2};
 use crate::dtype::DType;
 use crate::fast::Dropped;
 use crate::precision::Precision;
@@ -22,8 +22,12 @@ const QUERIES: usize = 64;
 const KEYS: usize = 512;
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 200_000;
-/// The gradient is cut into at least about this many tasks.
+/// The work is cut into at least about this many tasks.
 const PARTS: usize = 8;
+/// Scores of a row that are handled together; rows have room for whole groups of them.
+const LANES: usize = 16;
+/// Groups that are added up before they go over into wider sums.
+const DEPTH: usize = 8;
 
 /// Sizes and options.
 #[derive(Clone, Copy, Debug)]
@@ -127,15 +131,44 @@ impl Attention {
         }
     }
 
-    /// The keys that some of these rows see, block by block.
-    fn key_blocks(&self, rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let end = match self.causal {
+    /// How many keys some of these rows see.
+    fn seen(&self, rows: &Range<usize>) -> usize {
+        match self.causal {
             true => self.keys.min(rows.end),
             false => self.keys,
+        }
+    }
+
+    /// From one row of a block's scores to the next: not a power of two, so that columns do not push
+    /// each other out of the cache.
+    fn stride(&self) -> usize {
+        KEYS.min(self.keys).next_multiple_of(LANES) + LANES
+    }
+
+    /// The keys and values of a head up to `end`, block by block, as the operands that `operands`
+    /// makes of them, each with its size (`n`, `k`), packed for so many blocks of queries.
+    ///
+    /// # Safety
+    /// The operands are readable, now and while the result is used.
+    unsafe fn packed<T: Block, const N: usize>(
+        &self,
+        end: usize,
+        products: usize,
+        operands: impl Fn(&Range<usize>) -> [(usize, usize, Matrix<T>); N],
+    ) -> Vec<Keys<T, N>> {
+        let block = |start: usize| {
+            let keys = start..end.min(start + KEYS);
+            let right = |(n, k, b)| unsafe {
+                // SAFETY: the caller's promise.
+                match self.precision {
+                    Precision::Medium => Right::new(n, k, b, (products, QUERIES), self.precision),
+                    _ => Right::by_vectors(n, k, b, products),
+                }
+            };
+            let operands = operands(&keys).map(right);
+            Keys { keys, operands }
         };
-        (0..end)
-            .step_by(KEYS)
-            .map(move |start| start..end.min(start + KEYS))
+        (0..end).step_by(KEYS).map(block).collect()
     }
 
     /// Writes, or adds, `a x b` to rows of `c`.
@@ -208,7 +241,21 @@ impl Attention {
         }
     }
 
-    /// The scaled and masked products of queries and keys, rows one behind the other.
+    /// The queries of a block times the scale, rows one behind the other.
+    ///
+    /// # Safety
+    /// As for [`forward`]; `to` has room.
+    unsafe fn queries<T: RowFloat>(&self, x: &Inputs<T>, of: &Queries, to: *mut T) {
+        let q = x.q.head(of.batch, of.head, of.rows.start);
+        // SAFETY: the elements of these queries, and their place.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(to, of.rows.len() * self.size);
+            scaled_copy(q, self.size, T::from_f64(self.scale), to);
+        }
+    }
+
+    /// The masked products of scaled queries and keys, [`stride`](Self::stride) apart; `by` is the
+    /// block of keys as a second operand. Returns which of them the rows see.
     ///
     /// # Safety
     /// As for [`forward`]; `scores` has room.
@@ -217,31 +264,88 @@ impl Attention {
         x: &Inputs<T>,
         of: &Queries,
         keys: &Range<usize>,
+        by: &Right<T>,
+        queries: *const T,
         scores: *mut T,
-    ) {
-        let (m, n) = (of.rows.len(), keys.len());
-        let q = x.q.head(of.batch, of.head, of.rows.start);
-        let k = x.k.head(of.batch, of.group, keys.start).transpose();
+    ) -> Seen {
+        let (m, n, stride) = (of.rows.len(), keys.len(), self.stride());
+        let q = Matrix::new(queries, self.size as isize, 1);
         // SAFETY: passed on from the caller.
-        let all = unsafe {
-            self.product(m, n, self.size, q, k, scores, n as isize, false);
-            std::slice::from_raw_parts_mut(scores, m * n)
-        };
-        scaled(all, T::from_f64(self.scale));
+        unsafe { by.multiply([m, n, self.size], q, scores, stride as isize, false) };
         if let Some(mask) = &x.mask {
             let mask = mask.head(of.batch, of.head, of.rows.start);
-            for (i, row) in all.chunks_exact_mut(n).enumerate() {
+            for i in 0..m {
                 let at = i as isize * mask.row + keys.start as isize * mask.col;
-                // SAFETY: the mask can be read wherever its strides reach.
-                unsafe { add_mask(row, mask.ptr.offset(at), mask.col) };
+                // SAFETY: the row has been written; the mask can be read wherever its strides reach.
+                unsafe {
+                    let row = std::slice::from_raw_parts_mut(scores.add(i * stride), n);
+                    add_mask(row, mask.ptr.offset(at), mask.col);
+                }
             }
         }
-        if self.causal {
-            for (row, i) in all.chunks_exact_mut(n).zip(of.rows.clone()) {
-                let seen = (i + 1).saturating_sub(keys.start).min(n);
-                row[seen..].fill(T::from_f64(f64::NEG_INFINITY));
-            }
-        }
+        let first = match self.causal {
+            true => (of.rows.start + 1) as isize - keys.start as isize,
+            false => n as isize,
+        };
+        Seen { stride, n, first }
+    }
+}
+
+/// Which scores of a block its rows see.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// From one row to the next.
+    stride: usize,
+    /// Keys of the block.
+    n: usize,
+    /// How many of them row 0 sees (if negative, none, nor do the next rows); each row sees one more,
+    /// up to all.
+    first: isize,
+}
+
+impl Seen {
+    /// How many keys row `i` sees.
+    #[inline(always)]
+    fn by(&self, i: usize) -> usize {
+        (self.first + i as isize).clamp(0, self.n as isize) as usize
+    }
+
+    /// How many scores of row `i` are computed with: whole groups.
+    #[inline(always)]
+    fn groups(&self, i: usize) -> usize {
+        self.by(i).next_multiple_of(LANES)
+    }
+}
+
+/// Rows of an array that others write to as well.
+#[derive(Clone, Copy)]
+struct Rows<T> {
+    ptr: *mut T,
+    /// From one to the next.
+    step: usize,
+    len: usize,
+}
+
+impl<T> Rows<T> {
+    /// # Safety
+    /// Row `i` exists, has been written, and is not in use elsewhere.
+    unsafe fn row<'a>(self, i: usize) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.step), self.len) }
+    }
+}
+
+/// Operands made of a block of one head's keys and values.
+struct Keys<T: 'static, const N: usize> {
+    keys: Range<usize>,
+    operands: [Right<T>; N],
+}
+
+impl<T, const N: usize> Keys<T, N> {
+    /// Those of the keys before `end`, if there are any.
+    fn before(&self, end: usize) -> Option<Range<usize>> {
+        let keys = self.keys.start..self.keys.end.min(end);
+        (!keys.is_empty()).then_some(keys)
     }
 }
 
@@ -260,19 +364,51 @@ unsafe fn add_mask<T: RowFloat>(row: &mut [T], mask: *const T, step: isize) {
 /// # Safety
 /// The inputs can be read wherever sizes and strides reach; `out` has room and overlaps none.
 pub unsafe fn forward<T: Block + RowFloat>(a: &Attention, x: &Inputs<T>, out: *mut T) {
-    let blocks = a.batch * a.heads * a.blocks();
-    let work = QUERIES.min(a.queries) * a.keys * (a.size + a.width);
+    // A task takes blocks of queries of one head, for which its keys and values are packed once.
+    let (heads, blocks) = (a.batch * a.heads, a.blocks());
+    if blocks == 0 {
+        return;
+    }
+    let [parts, per_part] = cuts(heads, blocks);
+    let work = per_part * QUERIES.min(a.queries) * a.keys * (a.size + a.width);
     let out = Out(out);
-    pool::run_chunks(blocks, TASK.div_ceil(work.max(1)), |range| {
-        let tile = QUERIES * KEYS.min(a.keys);
+    pool::run_chunks(heads * parts, TASK.div_ceil(work.max(1)), |range| {
+        let tile = QUERIES * a.stride();
         let scratch = Scratch::<T>::new((1 + a.dropped.is_some() as usize) * tile);
-        let (scores, factors) = (scratch.ptr(), scratch.ptr().wrapping_add(tile));
+        let queries = Scratch::<T>::new(QUERIES * a.size);
+        let tiles = [0, 1].map(|i| scratch.ptr().wrapping_add(i * tile));
         for i in range {
-            let of = a.block(i);
+            let some = blocks_of(i % parts, per_part, blocks);
+            let block = |j: usize| a.block(i / parts * blocks + j);
             // SAFETY: passed on from the caller; each block has its own part of the output.
-            unsafe { forward_block(a, x, &of, [scores, factors], out.get()) };
+            unsafe {
+                let of = block(some.start);
+                let end = some.clone().map(|j| a.seen(&block(j).rows)).max();
+                let keys = a.packed(end.unwrap_or(0), some.len(), |keys| {
+                    let k = x.k.head(of.batch, of.group, keys.start);
+                    let v = x.v.head(of.batch, of.group, keys.start);
+                    let n = keys.len();
+                    [(n, a.size, k.transpose()), (a.width, n, v)]
+                });
+                for j in some {
+                    forward_block(a, x, &block(j), &keys, queries.ptr(), tiles, out.get());
+                }
+            }
         }
     });
+}
+
+/// Into how many parts so many blocks of each unit are cut for there to be enough tasks, and how many
+/// blocks a part has.
+fn cuts(units: usize, blocks: usize) -> [usize; 2] {
+    let parts = PARTS.div_ceil(units.max(1)).min(blocks).max(1);
+    let per_part = blocks.div_ceil(parts).max(1);
+    [blocks.div_ceil(per_part).max(1), per_part]
+}
+
+/// The blocks of a part.
+fn blocks_of(part: usize, per_part: usize, blocks: usize) -> Range<usize> {
+    part * per_part..blocks.min((part + 1) * per_part)
 }
 
 /// # Safety
@@ -281,46 +417,47 @@ unsafe fn forward_block<T: Block + RowFloat>(
     a: &Attention,
     x: &Inputs<T>,
     of: &Queries,
+    keys: &[Keys<T, 2>],
+    queries: *mut T,
     [scores, factors]: [*mut T; 2],
     out: *mut T,
 ) {
     let rows = of.rows.len();
-    let row = (a.heads * a.width) as isize;
+    let stride = a.stride();
     let mut largest = [T::from_f64(f64::NEG_INFINITY); QUERIES];
     let mut sum = [0.0f64; QUERIES];
     // SAFETY: passed on from the caller.
     unsafe {
-        let y = out.add(a.output(of));
-        let line = |i: usize| std::slice::from_raw_parts_mut(y.offset(i as isize * row), a.width);
-        for keys in a.key_blocks(&of.rows) {
+        let y = Rows {
+            ptr: out.add(a.output(of)),
+            step: a.heads * a.width,
+            len: a.width,
+        };
+        a.queries(x, of, queries);
+        let end = a.seen(&of.rows);
+        for block in keys {
+            let Some(keys) = block.before(end) else { break };
             let n = keys.len();
-            a.scores(x, of, &keys, scores);
-            let weights = std::slice::from_raw_parts_mut(scores, rows * n);
+            let [k, v] = &block.operands;
+            let seen = a.scores(x, of, &keys, k, queries, scores);
+            let weights = std::slice::from_raw_parts_mut(scores, rows * stride);
             let mut fade = [T::default(); QUERIES];
-            exponentials(weights, n, &mut largest, &mut sum, &mut fade);
+            exponentials(weights, seen, &mut largest, &mut sum, &mut fade);
             if keys.start > 0 {
-                (0..rows).for_each(|i| scaled(line(i), fade[i]));
+                rows_scaled(y, &fade[..rows]);
             }
             if let Some(dropped) = a.dropped {
                 a.factors(dropped, of, &keys, factors);
-                times(weights, std::slice::from_raw_parts(factors, rows * n));
+                times(weights, seen, std::slice::from_raw_parts(factors, rows * n));
             }
-            let weights = Matrix::new(scores.cast_const(), n as isize, 1);
-            let v = x.v.head(of.batch, of.group, keys.start);
-            a.product(rows, a.width, n, weights, v, y, row, keys.start > 0);
+            let weights = Matrix::new(scores.cast_const(), stride as isize, 1);
+            let y_row = y.step as isize;
+            v.multiply([rows, a.width, n], weights, y.ptr, y_row, keys.start > 0);
         }
-        let log = out.add(a.log(of));
-        for i in 0..rows {
-            let blind = sum[i] == 0.0;
-            let scale = if blind { 0.0 } else { 1.0 / sum[i] };
-            scaled(line(i), T::from_f64(scale));
-            let shift = largest[i].to_f64();
-            *log.add(i) = T::from_f64(if blind {
-                f64::NEG_INFINITY
-            } else {
-                shift + sum[i].ln()
-            });
-        }
+        let log = std::slice::from_raw_parts_mut(out.add(a.log(of)), rows);
+        let mut scale = [T::default(); QUERIES];
+        finish(&largest[..rows], &sum, &mut scale, log);
+        rows_scaled(y, &scale[..rows]);
     }
 }
 
@@ -344,20 +481,24 @@ pub unsafe fn backward<T: Block + RowFloat>(
     let dmask = mask.then_some(dv + a.batch * a.keys * a.groups * a.width);
     // Blocks of queries that share keys may be handled in parts, each with sums of its own.
     let blocks = repeats * a.blocks();
-    let parts = PARTS.div_ceil(units.max(1)).min(blocks).max(1);
-    let per_part = blocks.div_ceil(parts).max(1);
-    let parts = blocks.div_ceil(per_part).max(1);
+    let [parts, per_part] = cuts(units, blocks);
     let sums = a.keys * (a.size + a.width);
     let partial = Scratch::<T>::new(if parts > 1 { units * parts * sums } else { 0 });
     let partial = Out(partial.ptr());
     let (out, y, dy) = (Out(out), In(y), In(dy));
     let work = per_part * QUERIES.min(a.queries) * a.keys * (3 * a.size + 2 * a.width);
     pool::run_chunks(units * parts, TASK.div_ceil(work.max(1)), |range| {
-        let tile = QUERIES * KEYS.min(a.keys);
+        let tile = QUERIES * a.stride();
         let scratch = Scratch::<T>::new((2 + a.dropped.is_some() as usize) * tile);
+        let queries = Scratch::<T>::new(QUERIES * a.size);
         for i in range {
             let (unit, part) = (i / parts, i % parts);
             let (batch, group) = (unit / a.groups, unit % a.groups);
+            let some = blocks_of(part, per_part, blocks);
+            let block = |j: usize| {
+                let head = group * repeats + j / a.blocks();
+                a.block((batch * a.heads + head) * a.blocks() + j % a.blocks())
+            };
             // SAFETY: passed on from the caller; each part writes rows and sums of its own.
             unsafe {
                 let first = batch * a.keys * a.groups + group;
@@ -375,14 +516,39 @@ pub unsafe fn backward<T: Block + RowFloat>(
                         rows: [a.groups * a.size, a.groups * a.width],
                     }
                 };
-                sums.clear(a);
-                for block in part * per_part..blocks.min((part + 1) * per_part) {
-                    let head = group * repeats + block / a.blocks();
-                    let unit = batch * a.heads + head;
-                    let of = a.block(unit * a.blocks() + block % a.blocks());
+                // The last block, which comes first, writes its keys' sums; the others add to them.
+                let written = some.clone().last().map_or(0, |j| a.seen(&block(j).rows));
+                sums.clear(a, written..a.keys);
+                let end = some.clone().map(|j| a.seen(&block(j).rows)).max();
+                let keys = a.packed(end.unwrap_or(0), some.len(), |keys| {
+                    let k = x.k.head(batch, group, keys.start);
+                    let v = x.v.head(batch, group, keys.start);
+                    let n = keys.len();
+                    [
+                        (n, a.size, k.transpose()),
+                        (n, a.width, v.transpose()),
+                        (a.size, n, k),
+                    ]
+                });
+                let last = some.end;
+                for j in some.rev() {
                     let tiles = [0, 1, 2].map(|i| scratch.ptr().wrapping_add(i * tile));
                     let (given, out) = ((y.get(), dy.get()), out.get());
-                    backward_block(a, x, &of, given, &sums, tiles, dmask, out);
+                    let queries = queries.ptr();
+                    let add = j + 1 != last;
+                    backward_block(
+                        a,
+                        x,
+                        &block(j),
+                        given,
+                        &keys,
+                        &sums,
+                        add,
+                        queries,
+                        tiles,
+                        dmask,
+                        out,
+                    );
                 }
             }
         }
@@ -422,9 +588,9 @@ struct Sums<T> {
 
 impl<T: RowFloat> Sums<T> {
     /// # Safety
-    /// There is room for the rows of all keys.
-    unsafe fn clear(&self, a: &Attention) {
-        for key in 0..a.keys {
+    /// There is room for the rows of these keys.
+    unsafe fn clear(&self, a: &Attention, keys: Range<usize>) {
+        for key in keys {
             // SAFETY: the caller's promise.
             unsafe {
                 let dk = self.dk.add(key * self.rows[0]);
@@ -437,54 +603,58 @@ impl<T: RowFloat> Sums<T> {
 }
 
 /// # Safety
-/// As for [`backward`]; the tiles have room for the weights of a block.
+/// As for [`backward`]; there is room for the queries and the weights of a block.
 #[allow(clippy::too_many_arguments)]
 unsafe fn backward_block<T: Block + RowFloat>(
     a: &Attention,
     x: &Inputs<T>,
     of: &Queries,
     (y, dy): (*const T, *const T),
+    keys: &[Keys<T, 3>],
     sums: &Sums<T>,
+    add: bool,
+    queries: *mut T,
     [weights, slopes, factors]: [*mut T; 3],
     dmask: Option<usize>,
     out: *mut T,
 ) {
     let m = of.rows.len();
-    let row = (a.heads * a.width) as isize;
+    let (row, stride) = ((a.heads * a.width) as isize, a.stride());
     // SAFETY: passed on from the caller.
     unsafe {
         let (start, log) = (a.output(of), a.log(of));
         let mut shift = [T::default(); QUERIES];
         let mut along = [T::default(); QUERIES];
+        let rows = |ptr: *const T| Rows {
+            ptr: ptr.add(start).cast_mut(),
+            step: a.heads * a.width,
+            len: a.width,
+        };
+        dots(rows(y), rows(dy), &mut along[..m]);
         for i in 0..m {
-            let at = start + i * a.heads * a.width;
-            let y_row = std::slice::from_raw_parts(y.add(at), a.width);
-            let dy_row = std::slice::from_raw_parts(dy.add(at), a.width);
-            let dot = y_row
-                .iter()
-                .zip(dy_row)
-                .fold(0.0, |s, (a, b)| s + a.to_f64() * b.to_f64());
-            along[i] = T::from_f64(dot - (*dy.add(log + i)).to_f64());
-            let l = (*y.add(log + i)).to_f64();
+            along[i] = along[i] - *dy.add(log + i);
+            let l = *y.add(log + i);
             // Exponentials of a row that sees nothing are 0.
-            shift[i] = T::from_f64(if l == f64::NEG_INFINITY {
-                f64::INFINITY
-            } else {
-                l
-            });
+            let blind = l.to_f64() == f64::NEG_INFINITY;
+            shift[i] = if blind { T::from_f64(f64::INFINITY) } else { l };
         }
         let dy = Matrix::new(dy.add(start), row, 1);
-        let q = x.q.head(of.batch, of.head, of.rows.start);
-        let dq_row = (a.heads * a.size) as isize;
-        let dq = out.add(start / a.width * a.size);
-        let seen = a.key_blocks(&of.rows).last().map_or(0, |keys| keys.end);
-        for keys in a.key_blocks(&of.rows) {
+        a.queries(x, of, queries);
+        let q = Matrix::new(queries.cast_const(), a.size as isize, 1);
+        let dq = Rows {
+            ptr: out.add(start / a.width * a.size),
+            step: a.heads * a.size,
+            len: a.size,
+        };
+        let end = a.seen(&of.rows);
+        for block in keys {
+            let Some(keys) = block.before(end) else { break };
             let n = keys.len();
-            a.scores(x, of, &keys, weights);
-            let v = x.v.head(of.batch, of.group, keys.start).transpose();
-            a.product(m, n, a.width, dy, v, slopes, n as isize, false);
-            let p = std::slice::from_raw_parts_mut(weights, m * n);
-            let d = std::slice::from_raw_parts_mut(slopes, m * n);
+            let [k, v, k_rows] = &block.operands;
+            let seen = a.scores(x, of, &keys, k, queries, weights);
+            v.multiply([m, n, a.width], dy, slopes, stride as isize, false);
+            let p = std::slice::from_raw_parts_mut(weights, m * stride);
+            let d = std::slice::from_raw_parts_mut(slopes, m * stride);
             let f = match a.dropped {
                 None => &[][..],
                 Some(dropped) => {
@@ -492,46 +662,92 @@ unsafe fn backward_block<T: Block + RowFloat>(
                     std::slice::from_raw_parts(factors, m * n)
                 }
             };
-            times(d, f);
-            back(p, d, n, &shift, &along);
-            times(p, f);
+            times(d, seen, f);
+            back(p, d, seen, &shift, &along);
+            times(p, seen, f);
             if let Some(start) = dmask {
-                for (i, row) in d.chunks_exact(n).enumerate() {
+                for (i, row) in d.chunks_exact(stride).enumerate() {
                     let query = of.batch * a.queries + of.rows.start + i;
                     let at = start + (query * a.heads + of.head) * a.keys;
                     let all = std::slice::from_raw_parts_mut(out.add(at), a.keys);
-                    all[keys.clone()].copy_from_slice(row);
+                    all[keys.clone()].copy_from_slice(&row[..n]);
                     // Keys that none of the rows sees have no block.
-                    if keys.end == seen {
-                        all[seen..].fill(T::default());
+                    if keys.end == end {
+                        all[end..].fill(T::default());
                     }
                 }
             }
-            scaled(d, T::from_f64(a.scale));
-            let tile = |ptr: *mut T| Matrix::new(ptr.cast_const(), n as isize, 1);
+            let tile = |ptr: *mut T| Matrix::new(ptr.cast_const(), stride as isize, 1);
             let (weights, slopes) = (tile(weights), tile(slopes));
             let [dk_row, dv_row] = sums.rows.map(|r| r as isize);
             let dk = sums.dk.offset(keys.start as isize * dk_row);
             let dv = sums.dv.offset(keys.start as isize * dv_row);
-            a.product(n, a.width, m, weights.transpose(), dy, dv, dv_row, true);
-            a.product(n, a.size, m, slopes.transpose(), q, dk, dk_row, true);
-            let k = x.k.head(of.batch, of.group, keys.start);
-            a.product(m, a.size, n, slopes, k, dq, dq_row, keys.start > 0);
+            a.product(n, a.width, m, weights.transpose(), dy, dv, dv_row, add);
+            a.product(n, a.size, m, slopes.transpose(), q, dk, dk_row, add);
+            let dq_row = dq.step as isize;
+            k_rows.multiply([m, a.size, n], slopes, dq.ptr, dq_row, keys.start > 0);
         }
+        // So far they are those of scaled queries.
+        rows_scaled(dq, &[T::from_f64(a.scale); QUERIES][..m]);
     }
 }
 
 simd_dispatch! {
-    fn scaled<T: RowFloat>(values: &mut [T], scale: T) {
-        for v in values {
-            *v = *v * scale;
+    /// Rows of `size` elements times `scale`, one behind the other.
+    fn scaled_copy<T: RowFloat>(from: Matrix<T>, size: usize, scale: T, to: &mut [T]) {
+        for (i, to) in to.chunks_exact_mut(size).enumerate() {
+            let row = from.ptr.wrapping_offset(i as isize * from.row);
+            // SAFETY: elements of row `i`.
+            unsafe {
+                if from.col == 1 {
+                    let row = std::slice::from_raw_parts(row, size);
+                    to.iter_mut().zip(row).for_each(|(to, &x)| *to = x * scale);
+                } else {
+                    for (j, to) in to.iter_mut().enumerate() {
+                        *to = *row.wrapping_offset(j as isize * from.col) * scale;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Multiplies each row with a number of its own.
+    fn rows_scaled<T: RowFloat>(rows: Rows<T>, scales: &[T]) {
+        for (i, &scale) in scales.iter().enumerate() {
+            // SAFETY: the caller has as many rows to himself.
+            for v in unsafe { rows.row(i) } {
+                *v = *v * scale;
+            }
+        }
+    }
+
+    /// The scalar products of rows.
+    fn dots<T: RowFloat>(a: Rows<T>, b: Rows<T>, to: &mut [T]) {
+        for (i, to) in to.iter_mut().enumerate() {
+            // SAFETY: there are as many rows, which nobody writes to.
+            let (a, b) = unsafe { (&*a.row(i), &*b.row(i)) };
+            *to = T::from_f64(sum2(a, b, |a, b| a * b));
+        }
+    }
+
+    /// What sums of exponentials give: the scale of each row, and the logarithm of the sum without
+    /// the shift by the largest score. A row that sees nothing has zeros.
+    fn finish<T: RowFloat>(largest: &[T], sum: &[f64], scale: &mut [T], log: &mut [T]) {
+        for (i, &shift) in largest.iter().enumerate() {
+            let blind = sum[i] == 0.0;
+            let part = math::log(sum[i]);
+            scale[i] = T::from_f64(if blind { 0.0 } else { 1.0 / sum[i] });
+            log[i] = T::from_f64(if blind { f64::NEG_INFINITY } else { shift.to_f64() + part });
         }
     }
 
     /// Multiplies values with factors of their own, as far as there are factors.
-    fn times<T: RowFloat>(values: &mut [T], factors: &[T]) {
-        for (v, &f) in values.iter_mut().zip(factors) {
-            *v = *v * f;
+    fn times<T: RowFloat>(values: &mut [T], seen: Seen, factors: &[T]) {
+        let rows = values.chunks_exact_mut(seen.stride).zip(factors.chunks_exact(seen.n));
+        for (values, factors) in rows {
+            for (v, &f) in values.iter_mut().zip(factors) {
+                *v = *v * f;
+            }
         }
     }
 
@@ -543,33 +759,47 @@ simd_dispatch! {
         }
     }
 
-    /// Turns rows of `n` scores into exponentials relative to the largest score so far, which is
-    /// kept together with their sum; `fade` is what earlier exponentials must be multiplied with.
+    /// Turns rows of scores into exponentials relative to the largest score so far, which is kept
+    /// together with their sum; `fade` is what earlier exponentials must be multiplied with.
     fn exponentials<T: RowFloat>(
         scores: &mut [T],
-        n: usize,
+        seen: Seen,
         largest: &mut [T],
         sum: &mut [f64],
         fade: &mut [T],
     ) {
         let none = T::from_f64(f64::NEG_INFINITY);
-        for (i, row) in scores.chunks_exact_mut(n).enumerate() {
-            let before = largest[i];
-            let here = fold_body::<T::Max>(row);
-            // NaN wins, as everywhere.
-            let max = if before >= here { before } else { here };
-            let shift = if max == none { T::default() } else { max };
-            for v in row.iter_mut() {
-                *v = *v - shift;
+        for (i, row) in scores.chunks_exact_mut(seen.stride).enumerate() {
+            row[seen.by(i)..seen.groups(i)].fill(none);
+            let (groups, _) = row[..seen.groups(i)].as_chunks_mut::<LANES>();
+            let mut lanes = [none; LANES];
+            // NaN is passed over: it makes the sum NaN, and with it the row.
+            let larger = |a: T, b: T| if b > a { b } else { a };
+            for group in &*groups {
+                for j in 0..LANES {
+                    lanes[j] = larger(lanes[j], group[j]);
+                }
             }
-            fade[i] = T::from_f64((before - shift).to_f64().exp());
+            let max = larger(largest[i], tree(lanes, larger));
+            let shift = if max == none { T::default() } else { max };
+            let mut wide = [0.0f64; LANES];
+            for groups in groups.chunks_mut(DEPTH) {
+                let mut lanes = [T::default(); LANES];
+                for group in groups {
+                    for j in 0..LANES {
+                        let e = math::exp(group[j] - shift);
+                        group[j] = e;
+                        lanes[j] = lanes[j] + e;
+                    }
+                }
+                for j in 0..LANES {
+                    wide[j] += lanes[j].to_f64();
+                }
+            }
+            unseen(row, seen, i);
+            fade[i] = math::exp(largest[i] - shift);
             largest[i] = max;
-        }
-        for v in scores.iter_mut() {
-            *v = math::exp(*v);
-        }
-        for (i, row) in scores.chunks_exact(n).enumerate() {
-            sum[i] = sum[i] * fade[i].to_f64() + fold_body::<T::Sum>(row);
+            sum[i] = sum[i] * fade[i].to_f64() + tree(wide, |a, b| a + b);
         }
     }
 
@@ -577,22 +807,31 @@ simd_dispatch! {
     fn back<T: RowFloat>(
         weights: &mut [T],
         slopes: &mut [T],
-        n: usize,
+        seen: Seen,
         shift: &[T],
         along: &[T],
     ) {
-        for (i, row) in weights.chunks_exact_mut(n).enumerate() {
-            for v in row {
-                *v = *v - shift[i];
+        let rows = weights.chunks_exact_mut(seen.stride).zip(slopes.chunks_exact_mut(seen.stride));
+        for (i, (weights, slopes)) in rows.enumerate() {
+            let (by, end) = (seen.by(i), seen.groups(i));
+            weights[by..end].fill(T::from_f64(f64::NEG_INFINITY));
+            slopes[by..end].fill(T::default());
+            let (p, _) = weights[..end].as_chunks_mut::<LANES>();
+            let (d, _) = slopes[..end].as_chunks_mut::<LANES>();
+            for (p, d) in p.iter_mut().zip(d) {
+                for j in 0..LANES {
+                    p[j] = math::exp(p[j] - shift[i]);
+                    d[j] = p[j] * (d[j] - along[i]);
+                }
             }
-        }
-        for v in weights.iter_mut() {
-            *v = math::exp(*v);
-        }
-        for (i, (p, d)) in weights.chunks_exact(n).zip(slopes.chunks_exact_mut(n)).enumerate() {
-            for (d, &p) in d.iter_mut().zip(p) {
-                *d = p * (*d - along[i]);
-            }
+            unseen(weights, seen, i);
+            unseen(slopes, seen, i);
         }
     }
+}
+
+/// What row `i` does not see has no weight.
+#[inline(always)]
+fn unseen<T: RowFloat>(row: &mut [T], seen: Seen, i: usize) {
+    row[seen.by(i)..seen.n].fill(T::default());
 }

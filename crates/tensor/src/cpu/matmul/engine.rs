@@ -38,6 +38,8 @@ pub struct Job<T: 'static> {
     /// Vectors per panel of `b`.
     vectors: usize,
     pack_b: bool,
+    /// Elements along the sums that packed panels of `b` hold: `k`, or more.
+    pitch: usize,
     /// The sums are cut into chunks of this length.
     chunk: usize,
 }
@@ -111,6 +113,7 @@ impl<T: Float> Job<T> {
             swap,
             vectors,
             pack_b,
+            pitch: k,
             chunk: k.div_ceil(k.div_ceil(most)),
         }
     }
@@ -189,7 +192,8 @@ impl<T: Float> Job<T> {
         let ready = !packed_a.is_null();
         // Along its rows the operand is read as fast where it lies, if tiles need not be lower.
         let lower = self.tiles(self.vectors, true).len() < self.tiles(self.vectors, false).len();
-        let pays = panels.len() >= REUSE && (lower || a.row == 1);
+        let near = self.k * a.col.unsigned_abs() * size_of::<T>() <= 32 << 10;
+        let pays = panels.len() >= REUSE && (lower || (a.row == 1 && !near));
         let pack_a = !ready && (pays || (a.row != 1 && a.col != 1));
         let by_row = !pack_a && !ready && a.row != 1;
         let height = match ready {
@@ -223,7 +227,7 @@ impl<T: Float> Job<T> {
                         lanes,
                     )
                 } else {
-                    let b = packed.wrapping_add(j * width * self.k + l * width);
+                    let b = packed.wrapping_add(j * width * self.pitch + l * width);
                     (b, width as isize, self.set.lanes)
                 };
                 for i in rows.clone().step_by(height) {
@@ -372,20 +376,24 @@ impl<T: Float> PackedRight<T> {
         PackedRight { job, copy }
     }
 
-    /// Writes, or adds, `a x b` to rows of `c`, on the calling thread.
+    /// Writes, or adds, `a x b` to rows of `c`, on the calling thread; of `b`, the first `q` columns
+    /// and `k` rows.
     ///
     /// # Safety
     /// `a` must be readable for `rows` rows, `c` writable for as many, `c_row` apart.
     pub unsafe fn multiply(
         &self,
-        rows: usize,
+        [rows, q, k]: [usize; 3],
         a: Matrix<T>,
         c: *mut T,
         c_row: isize,
         accumulate: bool,
     ) {
+        debug_assert!(q <= self.job.q && k <= self.job.pitch);
         let job = Job {
             p: rows,
+            q,
+            k,
             a,
             ..self.job
         };

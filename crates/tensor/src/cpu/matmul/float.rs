@@ -269,7 +269,7 @@ pub(in crate::cpu) trait Tiled: Sized {
     #[allow(unused_variables)]
     unsafe fn times(
         right: &unit::PackedRight,
-        rows: usize,
+        size: [usize; 3],
         a: Matrix<Self>,
         c: *mut Self,
         c_row: isize,
@@ -337,21 +337,19 @@ impl Tiled for f32 {
     #[cfg(target_arch = "x86_64")]
     unsafe fn times(
         right: &unit::PackedRight,
-        rows: usize,
+        size: [usize; 3],
         a: Matrix<f32>,
         c: *mut f32,
         c_row: isize,
         accumulate: bool,
     ) {
         // SAFETY: passed on from the caller.
-        unsafe { right.multiply(rows, a, c, c_row, accumulate) }
+        unsafe { right.multiply(size, a, c, c_row, accumulate) }
     }
 }
 
 /// A second operand (`k x n`) that is used for many products with few rows.
 pub(in crate::cpu) struct Right<T: 'static> {
-    n: usize,
-    k: usize,
     b: Matrix<T>,
     #[cfg(target_arch = "x86_64")]
     tiles: Option<unit::PackedRight>,
@@ -373,35 +371,43 @@ impl<T: Block> Right<T> {
         precision: Precision,
     ) -> Self {
         #[cfg(target_arch = "x86_64")]
-        let (tiles, packed) = if products > 2 {
+        if products > 1
             // SAFETY: passed on from the caller.
-            let tiles = unsafe { T::right(rows, n, k, precision, b) };
-            let set = T::kernels().filter(|_| tiles.is_none());
-            // SAFETY: as above.
-            let packed = set.map(|set| unsafe { engine::PackedRight::new(set, n, k, b) });
-            (tiles, packed)
-        } else {
-            (None, None)
-        };
+            && let Some(tiles) = unsafe { T::right(rows, n, k, precision, b) }
+        {
+            let (tiles, packed) = (Some(tiles), None);
+            return Right { b, tiles, packed };
+        }
+        // SAFETY: as above.
+        unsafe { Self::by_vectors(n, k, b, products) }
+    }
+
+    /// As [`new`](Self::new), without the matrix unit.
+    ///
+    /// # Safety
+    /// As for `new`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub unsafe fn by_vectors(n: usize, k: usize, b: Matrix<T>, products: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let set = T::kernels().filter(|_| products > 1 && n * k > 0);
         Right {
-            n,
-            k,
             b,
             #[cfg(target_arch = "x86_64")]
-            tiles,
+            tiles: None,
             #[cfg(target_arch = "x86_64")]
-            packed,
+            // SAFETY: passed on from the caller.
+            packed: set.map(|set| unsafe { engine::PackedRight::new(set, n, k, b) }),
         }
     }
 
-    /// Writes, or adds, `a x b` to `rows` rows of `c` that are `c_row` apart, on the calling
-    /// thread.
+    /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread: so
+    /// many rows, with the first `n` columns of `b` and the first `k` elements of the sums.
     ///
     /// # Safety
-    /// As for [`matmul`](super::matmul), for `c` too.
+    /// As for [`matmul`](super::matmul), for `c` too; `b` has at least that size.
     pub unsafe fn multiply(
         &self,
-        rows: usize,
+        [rows, n, k]: [usize; 3],
         a: Matrix<T>,
         c: *mut T,
         c_row: isize,
@@ -410,15 +416,15 @@ impl<T: Block> Right<T> {
         #[cfg(target_arch = "x86_64")]
         if let Some(tiles) = &self.tiles {
             // SAFETY: passed on from the caller.
-            return unsafe { T::times(tiles, rows, a, c, c_row, accumulate) };
+            return unsafe { T::times(tiles, [rows, n, k], a, c, c_row, accumulate) };
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(packed) = &self.packed {
             // SAFETY: passed on from the caller.
-            return unsafe { packed.multiply(rows, a, c, c_row, accumulate) };
+            return unsafe { packed.multiply([rows, n, k], a, c, c_row, accumulate) };
         }
         // SAFETY: passed on from the caller.
-        unsafe { T::block(rows, self.n, self.k, a, self.b, c, c_row, accumulate) }
+        unsafe { T::block(rows, n, k, a, self.b, c, c_row, accumulate) }
     }
 }
 

@@ -584,8 +584,8 @@ pub unsafe fn block(
 /// A second operand (`k x n`) that is used for many products with few rows, split and packed once.
 /// See [`super::float::Right`].
 pub struct PackedRight {
-    n: usize,
-    k: usize,
+    /// Bytes of the tiles of a block of columns.
+    bytes: usize,
     b: Matrix<f32>,
     parts: usize,
     tiles: Scratch<u8>,
@@ -622,8 +622,7 @@ impl PackedRight {
         // SAFETY: passed on from the caller; there is room for the tiles.
         let extents = unsafe { columns.pack_all(parts, &(0..k), tiles.ptr()) };
         PackedRight {
-            n,
-            k,
+            bytes: tiles_bytes(k, parts),
             b,
             parts,
             tiles,
@@ -631,13 +630,14 @@ impl PackedRight {
         }
     }
 
-    /// Writes, or adds, `a x b` to rows of `c`, on the calling thread.
+    /// Writes, or adds, `a x b` to rows of `c`, on the calling thread; of `b`, the first `n` columns
+    /// and `k` rows. If those are not all rows, `k` must be a multiple of [`STEP`].
     ///
     /// # Safety
     /// `a` must be readable for `rows` rows, `c` writable for as many, `c_row` apart.
     pub unsafe fn multiply(
         &self,
-        rows: usize,
+        [rows, n, k]: [usize; 3],
         a: Matrix<f32>,
         c: *mut f32,
         c_row: isize,
@@ -647,8 +647,7 @@ impl PackedRight {
         const WIDTH: usize = 4 * LINES;
         #[repr(align(64))]
         struct Near([f32; LINES * WIDTH]);
-        let bytes = tiles_bytes(self.k, self.parts);
-        let own = Scratch::<u8>::new(bytes);
+        let own = Scratch::<u8>::new(tiles_bytes(k, self.parts));
         let row_side = Side {
             ptr: a.ptr,
             lines: rows,
@@ -657,29 +656,32 @@ impl PackedRight {
             format: Format::Rows,
             constant: None,
         };
-        let steps = self.k.div_ceil(STEP);
-        let columns = self.n.div_ceil(LINES);
+        let steps = k.div_ceil(STEP);
+        let columns = n.div_ceil(LINES);
         let mut near = Near([0f32; LINES * WIDTH]);
         for block in 0..rows.div_ceil(LINES) {
             let some = LINES.min(rows - block * LINES);
             let c = c.wrapping_offset((block * LINES) as isize * c_row);
             // SAFETY: the rows of the operand and of the output; there is a unit.
             unsafe {
-                let extent = row_side.pack(self.parts, block, 0..self.k, own.ptr());
-                if self.parts > 1 && !extent.suits(self.extent, self.k) {
+                let extent = row_side.pack(self.parts, block, 0..k, own.ptr());
+                if self.parts > 1 && !extent.suits(self.extent, k) {
                     let a = Matrix {
                         ptr: a.ptr.wrapping_offset((block * LINES) as isize * a.row),
                         ..a
                     };
-                    f32::block(some, self.n, self.k, a, self.b, c, c_row, accumulate);
+                    f32::block(some, n, k, a, self.b, c, c_row, accumulate);
                     continue;
                 }
                 let tiles = Tiles::new();
                 for column in (0..columns).step_by(4) {
-                    let width = (self.n - column * LINES).min(WIDTH);
+                    let width = (n - column * LINES).min(WIDTH);
                     let b = |i: usize| {
                         let block = (column + i).min(columns - 1);
-                        self.tiles.ptr().cast_const().wrapping_add(block * bytes)
+                        self.tiles
+                            .ptr()
+                            .cast_const()
+                            .wrapping_add(block * self.bytes)
                     };
                     let c = c.wrapping_add(column * LINES);
                     let whole = some == LINES && width == WIDTH && c_row > 0;

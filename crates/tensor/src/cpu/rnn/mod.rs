@@ -136,7 +136,7 @@ pub fn forward<T: Block + RowFloat>(w: &Walk, x: &Inputs<'_, T>, out: &mut [T]) 
             // SAFETY: rows of the state and of the sums, which do not overlap.
             unsafe {
                 let (state, sums) = (matrix(state, h), sums.as_mut_ptr());
-                weight.multiply(n, state, sums, width as isize, true);
+                weight.multiply([n, gates, h], state, sums, width as isize, true);
             }
             match cell {
                 Cell::Tanh => cells::tanh(sums),
@@ -292,7 +292,7 @@ pub fn backward<T: Block + RowFloat>(
             // SAFETY: rows of the gradients and of the state's, which do not overlap.
             unsafe {
                 let sums = matrix(sums, gates);
-                weight.multiply(n, sums, state.as_mut_ptr(), h as isize, true);
+                weight.multiply([n, h, gates], sums, state.as_mut_ptr(), h as isize, true);
             }
         }
         part(&to_state, 0, h).copy_from_slice(&state);

@@ -118,7 +118,7 @@ fn row_count<T>(x: &[T], n: usize) -> usize {
 
 /// The sum of `f(a[i], b[i])`, for use inside a dispatched function.
 #[inline(always)]
-fn sum2<T: RowFloat>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
+pub(super) fn sum2<T: RowFloat>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     let zero = T::default();
     let (a64, a_rest) = a.as_chunks::<LANES>();
     let (b64, b_rest) = b[..a.len()].as_chunks::<LANES>();
