@@ -19,6 +19,7 @@ pub(super) use floats::{Exact, Post, ToBf16, ToF16, binary, unary};
 pub(super) use selection::select;
 
 use crate::DType;
+use crate::cpu::math::lanes::Several;
 use crate::cpu::math::{self, Lanes, Real};
 use crate::cpu::simd::Level;
 use crate::tape::{Binary, Unary};

@@ -5,6 +5,7 @@
 //! compiler can vectorise inside other loops. All instances give the same bits.
 
 #![allow(missing_docs)] // most methods say what they do by their names
+#![allow(clippy::needless_range_loop)] // plain loops over registers
 
 /// A group of floats and the operations on it, lane by lane.
 ///
@@ -290,6 +291,122 @@ macro_rules! scalar_lanes {
 }
 scalar_lanes!(f32, u32, |x| x as f32);
 scalar_lanes!(f64, u64, |x| x);
+
+/// Several groups as one. Each operation is done with all of them before the next, so that the
+/// processor has independent work at hand while it waits for a result.
+#[derive(Clone, Copy)]
+pub struct Several<V, const K: usize>([V; K]);
+
+impl<V: Lanes, const K: usize> Several<V, K> {
+    #[inline(always)]
+    fn each(mut self, f: impl Fn(V) -> V) -> Self {
+        for i in 0..K {
+            self.0[i] = f(self.0[i]);
+        }
+        self
+    }
+    #[inline(always)]
+    fn zip(mut self, o: Self, f: impl Fn(V, V) -> V) -> Self {
+        for i in 0..K {
+            self.0[i] = f(self.0[i], o.0[i]);
+        }
+        self
+    }
+}
+
+/// Operations that are those of each group.
+macro_rules! by_group {
+    (one $($one:ident)*; two $($two:ident)*; test $($test:ident)*; masks $($masks:ident)*;
+     shift $($shift:ident)*; from $($from:ident: $x:ty,)*) => {
+        $(#[inline(always)]
+        fn $one(self) -> Self {
+            self.each(|x| x.$one())
+        })*
+        $(#[inline(always)]
+        fn $two(self, o: Self) -> Self {
+            self.zip(o, |x, y| x.$two(y))
+        })*
+        $(#[inline(always)]
+        fn $test(self, o: Self) -> Self::M {
+            std::array::from_fn(|i| self.0[i].$test(o.0[i]))
+        })*
+        $(#[inline(always)]
+        fn $masks(a: Self::M, b: Self::M) -> Self::M {
+            std::array::from_fn(|i| V::$masks(a[i], b[i]))
+        })*
+        $(#[inline(always)]
+        fn $shift<const BITS: u32>(self) -> Self {
+            self.each(|x| x.$shift::<BITS>())
+        })*
+        $(#[inline(always)]
+        fn $from(x: $x) -> Self {
+            Several([V::$from(x); K])
+        })*
+    };
+}
+
+impl<V: Lanes, const K: usize> Lanes for Several<V, K> {
+    type E = V::E;
+    type M = [V::M; K];
+    type Wide = V::Wide;
+    const N: usize = K * V::N;
+
+    by_group! {
+        one sqrt floor ceil trunc round;
+        two add sub mul div lesser greater and or xor iadd isub;
+        test lt le eq ne;
+        masks mand mor;
+        shift shl shr;
+        from splat: V::E, c: f64, bits: u64,
+    }
+    #[inline(always)]
+    fn fma(mut self, a: Self, b: Self) -> Self {
+        for i in 0..K {
+            self.0[i] = self.0[i].fma(a.0[i], b.0[i]);
+        }
+        self
+    }
+    #[inline(always)]
+    fn select(m: Self::M, a: Self, b: Self) -> Self {
+        Several(std::array::from_fn(|i| V::select(m[i], a.0[i], b.0[i])))
+    }
+    #[inline(always)]
+    fn any(m: Self::M) -> bool {
+        m.into_iter().any(V::any)
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const V::E) -> Self {
+        // SAFETY: the caller's promise.
+        Several(std::array::from_fn(|i| unsafe { V::load(p.add(i * V::N)) }))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut V::E) {
+        for i in 0..K {
+            // SAFETY: the caller's promise.
+            unsafe { self.0[i].store(p.add(i * V::N)) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_mask(p: *const u8) -> Self::M {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| unsafe { V::load_mask(p.add(i * V::N)) })
+    }
+    #[inline(always)]
+    unsafe fn store_mask(m: Self::M, p: *mut u8) {
+        for i in 0..K {
+            // SAFETY: the caller's promise.
+            unsafe { V::store_mask(m[i], p.add(i * V::N)) };
+        }
+    }
+    #[inline(always)]
+    fn via_f64<F: WideFn>(self) -> Self {
+        self.each(|x| x.via_f64::<F>())
+    }
+    #[inline(always)]
+    fn via_f64_2<F: WideFn2>(self, o: Self) -> Self {
+        self.zip(o, |x, y| x.via_f64_2::<F>(y))
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 pub use x86::*;

@@ -7,7 +7,8 @@ use super::*;
 pub(super) trait Op<E: Float> {
     /// Bytes of one result.
     const OUT: usize;
-    /// Groups per turn of the loop.
+    /// Groups per turn of the loop, 1 or 4: as many as hide the time until a result is there, and
+    /// no more than registers are for.
     const UNROLL: usize;
     /// # Safety
     /// `d` must be writable for `V::N * OUT` bytes.
@@ -42,6 +43,35 @@ pub(super) unsafe fn fetch<V: Lanes, const K: u8>(p: *const V::E, i: usize, spla
     }
 }
 
+/// Whole groups from index `i` on; returns the index behind them.
+#[inline(always)]
+unsafe fn groups<V, E, O, const A: u8, const B: u8, const C: u8>(
+    mut i: usize,
+    n: usize,
+    d: *mut u8,
+    a: *const E,
+    b: *const E,
+    c: *const E,
+) -> usize
+where
+    V: Lanes<E = E>,
+    E: Float,
+    O: Op<E>,
+{
+    // SAFETY: the caller's promise; all indices stay below n.
+    unsafe {
+        let (sa, sb, sc) = (splat::<V, A>(a), splat::<V, B>(b), splat::<V, C>(c));
+        while i + V::N <= n {
+            let x = fetch::<V, A>(a, i, sa);
+            let y = fetch::<V, B>(b, i, sb);
+            let z = fetch::<V, C>(c, i, sc);
+            O::emit(x, y, z, d.add(i * O::OUT));
+            i += V::N;
+        }
+    }
+    i
+}
+
 #[inline(always)]
 pub(super) unsafe fn drive<V, E, O, const A: u8, const B: u8, const C: u8>(
     n: usize,
@@ -57,30 +87,11 @@ pub(super) unsafe fn drive<V, E, O, const A: u8, const B: u8, const C: u8>(
     // SAFETY: all indices stay below n; a group is read whole before any of it is written, so
     // `d` may be an operand.
     unsafe {
-        let (sa, sb, sc) = (splat::<V, A>(a), splat::<V, B>(b), splat::<V, C>(c));
         let mut i = 0;
         if O::UNROLL == 4 {
-            while i + 4 * V::N <= n {
-                let (mut x, mut y, mut z) = ([sa; 4], [sb; 4], [sc; 4]);
-                for u in 0..4 {
-                    let j = i + u * V::N;
-                    x[u] = fetch::<V, A>(a, j, sa);
-                    y[u] = fetch::<V, B>(b, j, sb);
-                    z[u] = fetch::<V, C>(c, j, sc);
-                }
-                for u in 0..4 {
-                    O::emit(x[u], y[u], z[u], d.add((i + u * V::N) * O::OUT));
-                }
-                i += 4 * V::N;
-            }
+            i = groups::<Several<V, 4>, E, O, A, B, C>(i, n, d, a, b, c);
         }
-        while i + V::N <= n {
-            let x = fetch::<V, A>(a, i, sa);
-            let y = fetch::<V, B>(b, i, sb);
-            let z = fetch::<V, C>(c, i, sc);
-            O::emit(x, y, z, d.add(i * O::OUT));
-            i += V::N;
-        }
+        i = groups::<V, E, O, A, B, C>(i, n, d, a, b, c);
         if i < n {
             // The last few lanes through a buffer.
             let (mut x, mut y, mut z) =
@@ -103,9 +114,9 @@ pub(super) unsafe fn drive<V, E, O, const A: u8, const B: u8, const C: u8>(
                     E::default()
                 };
             }
-            let x = fetch::<V, A>(x.as_ptr(), 0, sa);
-            let y = fetch::<V, B>(y.as_ptr(), 0, sb);
-            let z = fetch::<V, C>(z.as_ptr(), 0, sc);
+            let x = fetch::<V, A>(x.as_ptr(), 0, splat::<V, A>(a));
+            let y = fetch::<V, B>(y.as_ptr(), 0, splat::<V, B>(b));
+            let z = fetch::<V, C>(z.as_ptr(), 0, splat::<V, C>(c));
             O::emit(x, y, z, out.as_mut_ptr().cast());
             let bytes = (n - i) * O::OUT;
             std::ptr::copy_nonoverlapping(out.as_ptr().cast::<u8>(), d.add(i * O::OUT), bytes);
@@ -183,15 +194,15 @@ value_ops! {
     Rsqrt 4 |x, _y| V::c(1.0).div(x.sqrt());
     Recip 4 |x, _y| V::c(1.0).div(x);
     Relu 4 |x, _y| V::select(x.lt(V::c(0.0)), V::c(0.0), x);
-    Exp 1 |x, _y| E::exp(x);
-    Expm1 1 |x, _y| E::expm1(x);
+    Exp 4 |x, _y| E::exp(x);
+    Expm1 4 |x, _y| E::expm1(x);
     Log 1 |x, _y| E::log(x);
     Log1p 1 |x, _y| E::log1p(x);
     Sin 1 |x, _y| E::sin(x);
     Cos 1 |x, _y| E::cos(x);
-    Tanh 1 |x, _y| E::tanh(x);
-    Erf 1 |x, _y| E::erf(x);
-    Sigmoid 1 |x, _y| E::sigmoid(x);
+    Tanh 4 |x, _y| E::tanh(x);
+    Erf 4 |x, _y| E::erf(x);
+    Sigmoid 4 |x, _y| E::sigmoid(x);
     Add 4 |x, y| x.add(y);
     Sub 4 |x, y| x.sub(y);
     Mul 4 |x, y| x.mul(y);
