@@ -122,3 +122,42 @@ fn plans_come_and_go() {
         }
     }
 }
+
+/// Between two products, an activation writes what it was given and what it gives, and its gradient reads
+/// the former: nothing of what is in between.
+#[test]
+fn the_gradient_of_an_activation_reads_its_input_alone() {
+    let (m, inner, n, out) = (16, 8, 32, 4);
+    let random = |shape| Tensor::randn(shape, F32);
+    let [x, w, v] = [[m, inner], [inner, n], [n, out]].map(random);
+    let b = Tensor::randn([n], F32);
+    eval_all(&[&x, &w, &v, &b]).unwrap();
+    let activations: [fn(&Tensor) -> Tensor; 5] = [
+        Tensor::gelu,
+        Tensor::gelu_tanh,
+        Tensor::silu,
+        Tensor::mish,
+        Tensor::hardswish,
+    ];
+    for f in activations {
+        let step = || {
+            let y = |w, v| f(&(x.matmul(w) + &b)).matmul(v).sum(..);
+            let grads = record(|| grad_of(&y(&w, &v), &[&w, &v]));
+            eval_all(&[&grads[0], &grads[1]]).unwrap();
+        };
+        let ((), kernels) = trace::kernels_of(step);
+        for (k, bias) in [(inner, n), (out, 0)] {
+            let name = format!("matmul {m}x{k}x{n} ");
+            let with: Vec<_> = kernels
+                .iter()
+                .filter(|t| t.label.starts_with(&name))
+                .collect();
+            let [kernel] = with[..] else {
+                panic!("one {name} in {kernels:?}")
+            };
+            assert!(kernel.label.contains("then"), "{}", kernel.label);
+            let arrays = kernel.bytes as usize - 4 * (m * k + k * n + bias);
+            assert_eq!(arrays, 4 * 2 * m * n, "{}", kernel.label);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! A reduction has three accumulators. *Lanes*: a fixed number of them whatever the instruction
 //! set, so that the bits do not depend on it; each takes at most 16 elements in a row. *Wide*:
-//! lanes go over into it (`f64` for an `f32` sum) after those few. *Parts*: wide
+//! lanes, joined to a few, go over into it (`f64` for an `f32` sum) after those. *Parts*: wide
 //! results of fixed chunks, merged pairwise. So an `f32` sum is as good as one in `f64` that was
 //! rounded a few times on the way, at the speed of `f32` additions.
 
@@ -91,20 +91,30 @@ pub(in crate::cpu) const DEPTH: usize = 8;
 /// Rows that a column fold takes between two flushes of its lanes.
 pub(in crate::cpu) const FLUSH: usize = 16;
 
-/// Joins all lanes as a tree.
+/// Lanes that are left when they go over into wide accumulators: widening all of them takes longer
+/// than a short row.
+pub(in crate::cpu) const WIDE: usize = 8;
+
+/// Joins lanes as a tree until `M` are left.
 #[inline(always)]
-pub(in crate::cpu) fn tree<T: Copy, const N: usize>(
+pub(in crate::cpu) fn joined<T: Copy, const N: usize, const M: usize>(
     mut lanes: [T; N],
     join: impl Fn(T, T) -> T,
-) -> T {
+) -> [T; M] {
     let mut half = N / 2;
-    while half > 0 {
+    while half >= M {
         for i in 0..half {
             lanes[i] = join(lanes[i], lanes[i + half]);
         }
         half /= 2;
     }
-    lanes[0]
+    std::array::from_fn(|i| lanes[i])
+}
+
+/// Joins all lanes as a tree.
+#[inline(always)]
+pub(in crate::cpu) fn tree<T: Copy, const N: usize>(lanes: [T; N], join: impl Fn(T, T) -> T) -> T {
+    joined::<T, N, 1>(lanes, join)[0]
 }
 
 /// The fold of one run, for use inside a dispatched function.
@@ -113,7 +123,7 @@ pub(in crate::cpu) fn fold_body<K: Kernel>(x: &[K::In]) -> K::Wide {
     let (full, rest) = x.as_chunks::<LANES>();
     let mut result = K::WIDE;
     if !full.is_empty() {
-        let mut wide = [K::WIDE; LANES];
+        let mut wide = [K::WIDE; WIDE];
         for group in full.chunks(DEPTH) {
             let mut lanes = [K::LANE; LANES];
             for chunk in group {
@@ -121,7 +131,8 @@ pub(in crate::cpu) fn fold_body<K: Kernel>(x: &[K::In]) -> K::Wide {
                     lanes[i] = K::push(lanes[i], chunk[i]);
                 }
             }
-            for i in 0..LANES {
+            let lanes: [K::Lane; WIDE] = joined(lanes, K::join);
+            for i in 0..WIDE {
                 wide[i] = K::merge(wide[i], K::widen(lanes[i]));
             }
         }

@@ -19,7 +19,7 @@ pub use softmax::{log_softmax, log_softmax_grad, softmax, softmax_grad};
 
 use super::math::{Lanes, Real};
 use super::pool;
-use super::reduce::kernel::{self, DEPTH, Kernel, LANES};
+use super::reduce::kernel::{self, DEPTH, Kernel, LANES, WIDE};
 use crate::Element;
 use std::marker::PhantomData;
 use std::ops::{Add, Mul, Range, Sub};
@@ -124,7 +124,7 @@ pub(super) fn sum2<T: RowFloat>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 
     let (b64, b_rest) = b[..a.len()].as_chunks::<LANES>();
     let mut result = 0.0;
     if !a64.is_empty() {
-        let mut wide = [0.0f64; LANES];
+        let mut wide = [0.0f64; WIDE];
         for (a, b) in a64.chunks(DEPTH).zip(b64.chunks(DEPTH)) {
             let mut lanes = [zero; LANES];
             for (a, b) in a.iter().zip(b) {
@@ -132,7 +132,8 @@ pub(super) fn sum2<T: RowFloat>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 
                     lanes[i] = lanes[i] + f(a[i], b[i]);
                 }
             }
-            for i in 0..LANES {
+            let lanes: [T; WIDE] = kernel::joined(lanes, |a, b| a + b);
+            for i in 0..WIDE {
                 wide[i] += lanes[i].to_f64();
             }
         }
