@@ -314,12 +314,9 @@ impl Replays {
 impl Replay {
     /// Rebuilds `t` and what it needs from the segment's boundary on; iterative, inputs first.
     fn copy(&mut self, t: &Tensor, segment: *const Segment) -> Tensor {
-        let inside = |t: &Tensor| {
-            let same =
-                t.0.segment
-                    .as_ref()
-                    .is_some_and(|s| Arc::as_ptr(s) == segment);
-            same && !t.0.state().inputs.is_empty()
+        let here = |t: &Tensor| {
+            let made_in = t.0.segment.as_ref();
+            made_in.is_some_and(|s| Arc::as_ptr(s) == segment)
         };
         let mut stack = vec![t.clone()];
         while let Some(top) = stack.last().cloned() {
@@ -327,9 +324,10 @@ impl Replay {
                 stack.pop();
                 continue;
             }
-            if !inside(&top) {
+            if !here(&top) || top.0.state().inputs.is_empty() {
                 let is_leaf = matches!(top.0.prim, Prim::Const(_) | Prim::Uniform(_) | Prim::Iota);
-                let copy = if is_leaf {
+                // One from outside may be what is differentiated by, and stays itself.
+                let copy = if is_leaf && here(&top) {
                     let Node {
                         prim, shape, dtype, ..
                     } = &*top.0;

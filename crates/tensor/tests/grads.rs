@@ -750,3 +750,27 @@ fn recurrent_layers_give_the_same_bits_on_one_thread_and_on_many() {
         }
     }
 }
+
+/// Activations are computed again for their gradient, by nodes of the gradient's own: those must still
+/// lead to what is differentiated by, also if that is a constant.
+#[test]
+fn second_gradients_of_activations_at_a_constant() {
+    let x = Tensor::ones([3], DType::F64);
+    let y = Tensor::from_vec(vec![1f64; 3], [3]);
+    let activations: [fn(&Tensor) -> Tensor; 4] =
+        [Tensor::silu, Tensor::gelu, Tensor::gelu_tanh, Tensor::mish];
+    for f in activations {
+        let second = |x: &Tensor| {
+            record(|| {
+                let first = grad_of(&f(x).sum(..), &[x]).remove(0);
+                grad_of(&first.sum(..), &[x]).remove(0)
+            })
+        };
+        assert_close(&second(&x), &second(&y), 1e-15);
+        let h = 1e-5;
+        let slope = |x: f64| grad(&Tensor::from_vec(vec![x], [1]), |x| f(x).sum(..)).item();
+        let numeric = (slope(1.0 + h) - slope(1.0 - h)) / (2.0 * h);
+        let got = second(&x).to_vec::<f64>();
+        assert!((got[0] - numeric).abs() < 1e-8, "{got:?}, {numeric}");
+    }
+}

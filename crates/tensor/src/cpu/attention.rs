@@ -18,8 +18,10 @@ use std::ops::Range;
 
 /// Queries of a block.
 const QUERIES: usize = 64;
-/// Keys of a block: with the queries, half of a second-level cache.
+/// Keys of a block: with the queries, half of a second-level cache. Blocks of keys begin where blocks of
+/// queries do, and what queries see of them ends at whole steps of the matrix unit, or where all keys do.
 const KEYS: usize = 512;
+const _: () = assert!(KEYS.is_multiple_of(QUERIES) && QUERIES.is_multiple_of(32));
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 200_000;
 /// The work is cut into at least about this many tasks.
@@ -284,8 +286,9 @@ impl Attention {
             }
         }
         let first = match self.causal {
-            true => (of.rows.start + 1) as isize - keys.start as isize,
-            false => n as isize,
+            // Blocks of keys begin where blocks of queries do, so that row 0 sees one at least.
+            true => of.rows.start + 1 - keys.start,
+            false => n,
         };
         Seen { stride, n, first }
     }
@@ -298,21 +301,20 @@ struct Seen {
     stride: usize,
     /// Keys of the block.
     n: usize,
-    /// How many of them row 0 sees (if negative, none, nor do the next rows); each row sees one more,
-    /// up to all.
-    first: isize,
+    /// How many of them row 0 sees; each row sees one more, up to all.
+    first: usize,
 }
 
 impl Seen {
     /// How many keys row `i` sees.
     #[inline(always)]
     fn by(&self, i: usize) -> usize {
-        (self.first + i as isize).clamp(0, self.n as isize) as usize
+        (self.first + i).min(self.n)
     }
 
     /// How many scores of row `i` are computed with: whole groups.
     #[inline(always)]
-    fn groups(&self, i: usize) -> usize {
+    fn padded(&self, i: usize) -> usize {
         self.by(i).next_multiple_of(LANES)
     }
 }
@@ -625,12 +627,8 @@ unsafe fn backward_block<T: Block + RowFloat>(
         let (start, log) = (a.output(of), a.log(of));
         let mut shift = [T::default(); QUERIES];
         let mut along = [T::default(); QUERIES];
-        let rows = |ptr: *const T| Rows {
-            ptr: ptr.add(start).cast_mut(),
-            step: a.heads * a.width,
-            len: a.width,
-        };
-        dots(rows(y), rows(dy), &mut along[..m]);
+        let rows = |ptr: *const T| Matrix::new(ptr.add(start), row, 1);
+        dots(rows(y), rows(dy), a.width, &mut along[..m]);
         for i in 0..m {
             along[i] = along[i] - *dy.add(log + i);
             let l = *y.add(log + i);
@@ -721,11 +719,14 @@ simd_dispatch! {
         }
     }
 
-    /// The scalar products of rows.
-    fn dots<T: RowFloat>(a: Rows<T>, b: Rows<T>, to: &mut [T]) {
+    /// The scalar products of contiguous rows of `len` elements.
+    fn dots<T: RowFloat>(a: Matrix<T>, b: Matrix<T>, len: usize, to: &mut [T]) {
         for (i, to) in to.iter_mut().enumerate() {
-            // SAFETY: there are as many rows, which nobody writes to.
-            let (a, b) = unsafe { (&*a.row(i), &*b.row(i)) };
+            let [a, b] = [a, b].map(|x| {
+                let row = x.ptr.wrapping_offset(i as isize * x.row);
+                // SAFETY: there are as many rows, which nobody writes to.
+                unsafe { std::slice::from_raw_parts(row, len) }
+            });
             *to = T::from_f64(sum2(a, b, |a, b| a * b));
         }
     }
@@ -770,8 +771,8 @@ simd_dispatch! {
     ) {
         let none = T::from_f64(f64::NEG_INFINITY);
         for (i, row) in scores.chunks_exact_mut(seen.stride).enumerate() {
-            row[seen.by(i)..seen.groups(i)].fill(none);
-            let (groups, _) = row[..seen.groups(i)].as_chunks_mut::<LANES>();
+            row[seen.by(i)..seen.padded(i)].fill(none);
+            let (groups, _) = row[..seen.padded(i)].as_chunks_mut::<LANES>();
             let mut lanes = [none; LANES];
             // NaN is passed over: it makes the sum NaN, and with it the row.
             let larger = |a: T, b: T| if b > a { b } else { a };
@@ -813,7 +814,7 @@ simd_dispatch! {
     ) {
         let rows = weights.chunks_exact_mut(seen.stride).zip(slopes.chunks_exact_mut(seen.stride));
         for (i, (weights, slopes)) in rows.enumerate() {
-            let (by, end) = (seen.by(i), seen.groups(i));
+            let (by, end) = (seen.by(i), seen.padded(i));
             weights[by..end].fill(T::from_f64(f64::NEG_INFINITY));
             slopes[by..end].fill(T::default());
             let (p, _) = weights[..end].as_chunks_mut::<LANES>();

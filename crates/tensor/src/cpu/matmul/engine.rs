@@ -21,6 +21,8 @@ const TASK_ROWS: usize = 192;
 /// first-level cache, and panels stream from the second, which is fast enough; the fewer the chunks,
 /// the less often the output is read and written.
 const DEPTH: usize = 4096;
+/// Bytes that stay in the first-level cache.
+const NEAR: usize = 32 << 10;
 /// From so many uses on, packing a panel pays.
 const REUSE: usize = 4;
 
@@ -190,10 +192,11 @@ impl<T: Float> Job<T> {
     ) {
         let a = self.a;
         let ready = !packed_a.is_null();
-        // Along its rows the operand is read as fast where it lies, if tiles need not be lower.
+        // The operand is read as fast where it lies, along its rows if tiles need not be lower, along
+        // its columns if it stays in the first-level cache.
         let lower = self.tiles(self.vectors, true).len() < self.tiles(self.vectors, false).len();
-        let near = self.k * a.col.unsigned_abs() * size_of::<T>() <= 32 << 10;
-        let pays = panels.len() >= REUSE && (lower || (a.row == 1 && !near));
+        let near = self.k * a.col.unsigned_abs() * size_of::<T>() <= NEAR;
+        let pays = panels.len() >= REUSE && if a.row == 1 { !near } else { lower };
         let pack_a = !ready && (pays || (a.row != 1 && a.col != 1));
         let by_row = !pack_a && !ready && a.row != 1;
         let height = match ready {

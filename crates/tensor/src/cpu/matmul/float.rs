@@ -351,6 +351,8 @@ impl Tiled for f32 {
 /// A second operand (`k x n`) that is used for many products with few rows.
 pub(in crate::cpu) struct Right<T: 'static> {
     b: Matrix<T>,
+    /// Of products by the matrix unit, if it may be used.
+    precision: Option<Precision>,
     #[cfg(target_arch = "x86_64")]
     tiles: Option<unit::PackedRight>,
     #[cfg(target_arch = "x86_64")]
@@ -375,11 +377,20 @@ impl<T: Block> Right<T> {
             // SAFETY: passed on from the caller.
             && let Some(tiles) = unsafe { T::right(rows, n, k, precision, b) }
         {
-            let (tiles, packed) = (Some(tiles), None);
-            return Right { b, tiles, packed };
+            let (tiles, packed, precision) = (Some(tiles), None, Some(precision));
+            return Right {
+                b,
+                precision,
+                tiles,
+                packed,
+            };
         }
         // SAFETY: as above.
-        unsafe { Self::by_vectors(n, k, b, products) }
+        let by_vectors = unsafe { Self::by_vectors(n, k, b, products) };
+        Right {
+            precision: Some(precision),
+            ..by_vectors
+        }
     }
 
     /// As [`new`](Self::new), without the matrix unit.
@@ -392,6 +403,7 @@ impl<T: Block> Right<T> {
         let set = T::kernels().filter(|_| products > 1 && n * k > 0);
         Right {
             b,
+            precision: None,
             #[cfg(target_arch = "x86_64")]
             tiles: None,
             #[cfg(target_arch = "x86_64")]
@@ -401,7 +413,8 @@ impl<T: Block> Right<T> {
     }
 
     /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread: so
-    /// many rows, with the first `n` columns of `b` and the first `k` elements of the sums.
+    /// many rows, with the first `n` columns of `b` and the first `k` elements of the sums; if those
+    /// are not all, a multiple of 32 (a step of the matrix unit).
     ///
     /// # Safety
     /// As for [`matmul`](super::matmul), for `c` too; `b` has at least that size.
@@ -424,7 +437,14 @@ impl<T: Block> Right<T> {
             return unsafe { packed.multiply([rows, n, k], a, c, c_row, accumulate) };
         }
         // SAFETY: passed on from the caller.
-        unsafe { T::block(rows, n, k, a, self.b, c, c_row, accumulate) }
+        unsafe {
+            let (b, by_tiles) = (self.b, self.precision);
+            if !by_tiles
+                .is_some_and(|p| T::block_by_tiles(rows, n, k, p, a, b, c, c_row, accumulate))
+            {
+                T::block(rows, n, k, a, b, c, c_row, accumulate);
+            }
+        }
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) unsafe fn fetch<V: Lanes, const K: u8>(p: *const V::E, i: usize, spla
 }
 
 /// Whole groups from index `i` on; returns the index behind them.
+///
+/// # Safety
+/// As for a [`Kernel`]; a scalar operand is not part of `d`.
 #[inline(always)]
 unsafe fn groups<V, E, O, const A: u8, const B: u8, const C: u8>(
     mut i: usize,
