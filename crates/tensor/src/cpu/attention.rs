@@ -24,8 +24,9 @@ const KEYS: usize = 512;
 const _: () = assert!(KEYS.is_multiple_of(QUERIES) && QUERIES.is_multiple_of(32));
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 200_000;
-/// The work is cut into at least about this many tasks.
-const PARTS: usize = 8;
+/// The forward pass is cut into at least about this many tasks, the gradient, whose parts have sums of
+/// their own, into fewer.
+const PARTS: [usize; 2] = [32, 8];
 /// Scores of a row that are handled together; rows have room for whole groups of them.
 const LANES: usize = 16;
 /// Groups that are added up before they go over into wider sums.
@@ -371,7 +372,7 @@ pub unsafe fn forward<T: Block + RowFloat>(a: &Attention, x: &Inputs<T>, out: *m
     if blocks == 0 {
         return;
     }
-    let [parts, per_part] = cuts(heads, blocks);
+    let [parts, per_part] = cuts(PARTS[0], heads, blocks);
     let work = per_part * QUERIES.min(a.queries) * a.keys * (a.size + a.width);
     let out = Out(out);
     pool::run_chunks(heads * parts, TASK.div_ceil(work.max(1)), |range| {
@@ -400,10 +401,10 @@ pub unsafe fn forward<T: Block + RowFloat>(a: &Attention, x: &Inputs<T>, out: *m
     });
 }
 
-/// Into how many parts so many blocks of each unit are cut for there to be enough tasks, and how many
+/// Into how many parts so many blocks of each unit are cut for there to be `least` tasks, and how many
 /// blocks a part has.
-fn cuts(units: usize, blocks: usize) -> [usize; 2] {
-    let parts = PARTS.div_ceil(units.max(1)).min(blocks).max(1);
+fn cuts(least: usize, units: usize, blocks: usize) -> [usize; 2] {
+    let parts = least.div_ceil(units.max(1)).min(blocks).max(1);
     let per_part = blocks.div_ceil(parts).max(1);
     [blocks.div_ceil(per_part).max(1), per_part]
 }
@@ -483,7 +484,7 @@ pub unsafe fn backward<T: Block + RowFloat>(
     let dmask = mask.then_some(dv + a.batch * a.keys * a.groups * a.width);
     // Blocks of queries that share keys may be handled in parts, each with sums of its own.
     let blocks = repeats * a.blocks();
-    let [parts, per_part] = cuts(units, blocks);
+    let [parts, per_part] = cuts(PARTS[1], units, blocks);
     let sums = a.keys * (a.size + a.width);
     let partial = Scratch::<T>::new(if parts > 1 { units * parts * sums } else { 0 });
     let partial = Out(partial.ptr());
