@@ -78,7 +78,7 @@ pub struct Correlation {
 }
 
 impl Correlation {
-    fn output(s: &ConvShape) -> Self {
+    pub fn output(s: &ConvShape) -> Self {
         Correlation {
             batch: s.batch,
             groups: s.groups,
@@ -91,7 +91,7 @@ impl Correlation {
 
     /// With stride 1 the input's gradient is itself a correlation of the output's gradient, with
     /// the kernel turned by half a circle.
-    fn input_grad(s: &ConvShape) -> Self {
+    pub fn input_grad(s: &ConvShape) -> Self {
         Correlation {
             batch: s.batch,
             groups: s.groups,

@@ -20,12 +20,16 @@ mod planes;
 mod tile_sums;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
 
 use super::constant::Constant;
 use super::matmul::After;
 use super::pool;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
+#[cfg(target_arch = "x86_64")]
+use super::unit;
 use super::storage::Storage;
 use crate::{DType, Face, Precision};
 use half::slice::HalfFloatSliceExt;
@@ -119,8 +123,25 @@ pub struct Planned {
 #[cfg(target_arch = "x86_64")]
 enum Unit {
     Depthwise(depthwise::Job),
+    Filtered(winograd::Job),
+    FilteredSums(winograd::SumsJob),
     Tiles(tiles::Job),
     Sums(tile_sums::Job),
+}
+
+/// Roughly how many cycles the sums take as they are written.
+#[cfg(target_arch = "x86_64")]
+fn by_sums(face: Face, s: &ConvShape) -> usize {
+    let [oh, ow] = s.output();
+    // With few positions the vector unit waits for the weights, too.
+    let sixteenths = match (face, oh * ow < 64) {
+        (Face::WeightGrad, true) => 6,
+        (Face::WeightGrad, false) => 12,
+        (_, true) => 8,
+        (_, false) => 15,
+    };
+    let lanes = if level() >= Level::Avx512 { 16 } else { 8 };
+    s.sizes()[1] * oh * ow * s.batch * 8 / (lanes * sixteenths)
 }
 
 impl Planned {
@@ -138,7 +159,7 @@ impl Planned {
             s,
             #[cfg(target_arch = "x86_64")]
             unit: match dtype != DType::F64 && sizes(face, &s).iter().all(|&n| n > 0) {
-                true => Unit::new(face, &s).filter(Unit::pays),
+                true => Unit::choose(face, &s),
                 false => None,
             },
         }
@@ -147,25 +168,38 @@ impl Planned {
 
 #[cfg(target_arch = "x86_64")]
 impl Unit {
-    fn new(face: Face, s: &ConvShape) -> Option<Unit> {
-        if face == Face::WeightGrad && level() >= Level::Avx512 {
-            let job = depthwise::Job::new(s).map(Unit::Depthwise);
-            if job.is_some() {
-                return job;
-            }
-        }
-        match face {
-            _ if super::unit::serving(s.precision).is_none() => None,
-            Face::WeightGrad => Some(Unit::Sums(tile_sums::Job::new(s))),
-            _ => tiles::Job::new(face, s).map(Unit::Tiles),
-        }
+    /// All ways that can compute a face.
+    fn all(face: Face, s: &ConvShape) -> impl Iterator<Item = Unit> {
+        let (vectors, tiles) = (level() >= Level::Avx512, unit::serving(s.precision).is_some());
+        let (depthwise, filtered, unit) = match face {
+            Face::WeightGrad => (
+                vectors.then(|| depthwise::Job::new(s)).flatten().map(Unit::Depthwise),
+                winograd::SumsJob::new(s).map(Unit::FilteredSums),
+                tiles.then(|| Unit::Sums(tile_sums::Job::new(s))),
+            ),
+            _ => (
+                None,
+                winograd::Job::new(face, s).map(Unit::Filtered),
+                tiles.then(|| tiles::Job::new(face, s)).flatten().map(Unit::Tiles),
+            ),
+        };
+        depthwise.into_iter().chain(filtered).chain(unit)
     }
 
-    fn pays(&self) -> bool {
+    /// The fastest way, if it is faster than the sums as they are written.
+    fn choose(face: Face, s: &ConvShape) -> Option<Unit> {
+        let fastest = Unit::all(face, s).min_by_key(Unit::cycles)?;
+        (fastest.cycles() < by_sums(face, s)).then_some(fastest)
+    }
+
+    /// Roughly how many cycles it takes.
+    fn cycles(&self) -> usize {
         match self {
-            Unit::Depthwise(_) => true,
-            Unit::Tiles(job) => job.pays(),
-            Unit::Sums(job) => job.pays(),
+            Unit::Depthwise(_) => 0,
+            Unit::Filtered(job) => job.cycles(),
+            Unit::FilteredSums(job) => job.cycles(),
+            Unit::Tiles(job) => job.cycles(),
+            Unit::Sums(job) => job.cycles(),
         }
     }
 
@@ -188,6 +222,11 @@ impl Unit {
                     job.run(a, b, out, after);
                     true
                 }
+                Unit::Filtered(job) => {
+                    job.run(a, b, constant, out, after);
+                    true
+                }
+                Unit::FilteredSums(job) => job.run(a, b, out, after),
                 Unit::Tiles(job) => job.run(a, b, constant, out, after),
                 Unit::Sums(job) => job.run(a, b, out, after),
             }

@@ -61,8 +61,8 @@ impl Job {
         }
     }
 
-    /// Whether the matrix unit is faster, by rough numbers of cycles.
-    pub fn pays(&self) -> bool {
+    /// Roughly how many cycles it takes.
+    pub fn cycles(&self) -> usize {
         let (s, plan) = (&self.s, &self.plan);
         let groups = s.batch.div_ceil(plan.images) * s.groups;
         let taps = s.kernel[0] * s.kernel[1];
@@ -72,11 +72,7 @@ impl Job {
         let lines = plan.images * plan.image * plan.sources * ins * (self.parts + 2) / 8;
         let grads = plan.positions * outs.next_multiple_of(LINES) * (self.parts + 1) / 3;
         let unit = plan.positions / STEP * (unit::cycles() * products + 8) * tiles + lines + grads;
-        let unit = groups * unit + tiles * s.groups * 400 + 4_000;
-        let positions = s.output()[0] * s.output()[1];
-        let rate = if positions < 64 { 12 } else { 24 };
-        let vector = s.sizes()[1] * positions * s.batch / rate;
-        unit < vector
+        groups * unit + tiles * s.groups * 400 + 4_000
     }
 
     fn steps(&self) -> usize {

@@ -100,8 +100,8 @@ impl Job {
         })
     }
 
-    /// Whether the matrix unit is faster, by rough numbers of cycles.
-    pub fn pays(&self) -> bool {
+    /// Roughly how many cycles it takes.
+    pub fn cycles(&self) -> usize {
         let (s, plan) = (&self.s, &self.plan);
         let groups = s.batch.div_ceil(plan.images) * s.groups;
         let taps = s.kernel[0] * s.kernel[1];
@@ -111,12 +111,7 @@ impl Job {
         let lines = plan.images * plan.image * plan.sources * self.ins * (self.parts + 2) / 12;
         let weights = s.groups * taps * self.ins * self.outs * (self.parts + 1) / 2;
         let tiles = tiles * plan.phases.len();
-        let unit = groups * (tiles * unit + lines) + weights + 4_000;
-        // With few positions the vector unit waits for the weights, too.
-        let positions = s.output()[0] * s.output()[1];
-        let rate = if positions < 64 { 16 } else { 30 };
-        let vector = s.sizes()[1] * positions * s.batch / rate;
-        unit < vector
+        groups * (tiles * unit + lines) + weights + 4_000
     }
 
     fn blocks(&self) -> usize {

@@ -15,7 +15,7 @@ mod unit;
 pub(super) use float::{Block, Left, Right};
 #[cfg(target_arch = "x86_64")]
 pub(super) use kernels::{
-    ImageTile, Kernels, PlaneTile, Run, WeightTile, avx512::transpose_registers,
+    ImageTile, Kernels, Lanes, PlaneTile, Run, Tile, WeightTile, avx512::transpose_registers,
 };
 
 use super::constant::Constant;

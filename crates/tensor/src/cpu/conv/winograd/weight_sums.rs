@@ -1,0 +1,203 @@
+//! The gradient of the weights.
+
+use super::transforms::{self, Pixels, Points};
+use super::{POINTS, Piece, TILE, Tiles, kernels, positions};
+use crate::cpu::conv::{ConvShape, Ptr, faces};
+use crate::cpu::matmul::{After, Kernels, Scratch, Tile};
+use crate::cpu::pool;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes of sums of a task.
+const SUMS: usize = 2 << 20;
+/// Bytes of transformed tiles that a task keeps in its cache.
+const NEAR: usize = 512 << 10;
+/// The least number of tiles that are added to the sums at once.
+const LEAST: usize = 48;
+/// The work is cut into at least that many tasks.
+const TASKS: usize = 8;
+
+/// A planned gradient.
+pub struct Job {
+    s: ConvShape,
+    set: &'static Kernels<f32>,
+    tiles: Tiles,
+    /// Output channels of a task.
+    outs: usize,
+    /// Parts of the batch that are summed up by themselves, then added in order.
+    parts: usize,
+    /// Rows of tiles that are added to the sums at once.
+    rows: usize,
+}
+
+impl Job {
+    pub fn new(s: &ConvShape) -> Option<Job> {
+        let set = kernels(s)?;
+        let tiles = Tiles::new(faces::walk(s));
+        let (ins, outs) = (s.group_in(), s.group_out());
+        let fit = SUMS / (POINTS * ins * size_of::<f32>()) / 8 * 8;
+        let cuts = outs.div_ceil(fit.max(8));
+        let outs = outs.div_ceil(cuts).next_multiple_of(8);
+        let cuts = s.group_out().div_ceil(outs);
+        let all = s.batch * tiles.rows;
+        let parts = TASKS.div_ceil(cuts * s.groups).min(all);
+        let part = all.div_ceil(parts);
+        let fit = (NEAR / (POINTS * (ins + outs) * size_of::<f32>())).max(LEAST);
+        let rows = (fit / tiles.cols).clamp(1, part);
+        Some(Job {
+            s: *s,
+            set,
+            tiles,
+            outs,
+            parts: all.div_ceil(part),
+            rows: part.div_ceil(part.div_ceil(rows)),
+        })
+    }
+
+    /// Roughly how many cycles it takes.
+    pub fn cycles(&self) -> usize {
+        let s = &self.s;
+        let (ins, outs, lanes) = (s.group_in(), s.group_out(), self.set.lanes);
+        let tiles = s.batch * s.groups * self.tiles.rows * self.tiles.cols;
+        let products = tiles * POINTS * outs * ins.next_multiple_of(lanes);
+        let cuts = outs.div_ceil(self.outs);
+        let transforms = tiles * (5 * ins * cuts + 4 * outs) * 8 / lanes;
+        let weights = s.groups * ins * outs * (8 + 4 * self.parts);
+        products * 10 / (lanes * 16) + transforms + weights + 20_000
+    }
+
+    /// Whether it has been computed, which it is not if a gradient is not finite.
+    ///
+    /// # Safety
+    /// As for [`conv`](crate::cpu::conv::conv).
+    pub unsafe fn run(
+        &self,
+        x: *const f32,
+        dy: *const f32,
+        dw: *mut f32,
+        after: After<'_>,
+    ) -> bool {
+        let (s, set, tiles) = (&self.s, self.set, &self.tiles);
+        let (ins, outs) = (s.group_in(), s.group_out());
+        let cuts = outs.div_ceil(self.outs);
+        let all = s.batch * tiles.rows;
+        let part = all.div_ceil(self.parts);
+        let [h, w] = s.input;
+        let [oh, ow] = s.output();
+        let (seen, line) = tiles.seen(self.rows.min(tiles.rows));
+        let block = |channels: usize| self.rows * tiles.cols * channels + 16;
+        // `[part, group, point, output channel, input channel]`.
+        let size = s.groups * POINTS * outs * ins;
+        let sums = Scratch::<f32>::new(self.parts * size);
+        let (x, dy, to) = (Ptr(x.cast_mut()), Ptr(dy.cast_mut()), Ptr(sums.ptr()));
+        pool::run(self.parts * s.groups * cuts, |task| {
+            let (x, dy, to) = (&x, &dy, &to);
+            let (i, cut) = (task / cuts, task % cuts);
+            let (i, group) = (i / s.groups, i % s.groups);
+            let o = cut * self.outs;
+            let some = self.outs.min(outs - o);
+            let pixels = Scratch::<f32>::new(seen * ins.max(some));
+            let inputs = Scratch::<f32>::new(POINTS * block(ins));
+            let inputs = Points { ptr: inputs.ptr(), block: block(ins), channels: ins };
+            let grads = Scratch::<f32>::new(POINTS * block(some));
+            let grads = Points { ptr: grads.ptr(), block: block(some), channels: some };
+            let end = all.min((i + 1) * part);
+            for first in (i * part..end).step_by(self.rows) {
+                let rows = first..end.min(first + self.rows);
+                for Piece { image, rows, at } in tiles.pieces(rows.clone()) {
+                    let unit = image * s.groups + group;
+                    let mut near = Pixels {
+                        ptr: pixels.ptr(),
+                        width: line,
+                        rows: rows.len(),
+                        cols: tiles.cols,
+                    };
+                    // SAFETY: the group's channels of the image and of the gradient; scratch of the
+                    // sizes needed.
+                    unsafe {
+                        let x = x.0.add(unit * ins * h * w);
+                        tiles.lay_out(set, x, ins, &rows, near.ptr);
+                        transforms::inputs(near, inputs.from(at));
+                        near.width = tiles.cols * TILE;
+                        let dy = dy.0.add((unit * outs + o) * oh * ow);
+                        let corner = [(rows.start * TILE) as isize, 0];
+                        let window = [rows.len() * TILE, near.width];
+                        positions(set, dy, [oh, ow], some, corner, window, near.ptr);
+                        transforms::output_grads(near, grads.from(at));
+                    }
+                }
+                // SAFETY: what has been transformed; the sums of this task.
+                unsafe {
+                    let to = to.0.add(i * size + group * POINTS * outs * ins + o * ins);
+                    let count = rows.len() * tiles.cols;
+                    self.add(inputs, grads, count, to, first > i * part);
+                }
+            }
+        });
+
+        let finite = AtomicBool::new(true);
+        let (from, to) = (Ptr(sums.ptr()), Ptr(dw));
+        let window = s.window();
+        let each = 4_096usize.div_ceil(ins);
+        pool::run_chunks(s.out_channels, each, |range| {
+            let (from, to) = (&from, &to);
+            for o in range {
+                let (group, first) = (o / outs, o % outs);
+                // SAFETY: the sums of an output channel, and its weights.
+                let (from, to) = unsafe {
+                    let from = from.0.add(group * POINTS * outs * ins + first * ins);
+                    (from, to.0.add(o * window))
+                };
+                let block = outs * ins;
+                if !transforms::weight_grads(from, ins, block, self.parts, size, to) {
+                    finite.store(false, Ordering::Relaxed);
+                }
+            }
+        });
+        let finite = finite.into_inner();
+        if finite {
+            pool::run_chunks(s.out_channels, each, |r| after(r.start * window..r.end * window));
+        }
+        finite
+    }
+
+    /// Adds (or writes) the products of `count` tiles to sums of `[point, output channel, input
+    /// channel]`.
+    unsafe fn add(
+        &self,
+        inputs: Points,
+        grads: Points,
+        count: usize,
+        sums: *mut f32,
+        accumulate: bool,
+    ) {
+        let (set, ins) = (self.set, inputs.channels);
+        let block = self.s.group_out() * ins;
+        let width = 2 * set.lanes;
+        for point in 0..POINTS {
+            for c in (0..ins).step_by(width) {
+                let cols = width.min(ins - c);
+                let vectors = cols.div_ceil(set.lanes);
+                let lanes = cols - (vectors - 1) * set.lanes;
+                let kernels = set.tile[vectors - 1];
+                let height = grads.channels.div_ceil(grads.channels.div_ceil(kernels.len()));
+                for o in (0..grads.channels).step_by(height) {
+                    // SAFETY: passed on from the caller.
+                    unsafe {
+                        kernels[height.min(grads.channels - o) - 1](&Tile {
+                            k: count,
+                            a: grads.ptr.add(point * grads.block + o),
+                            a_step: grads.channels as isize,
+                            b: inputs.ptr.add(point * inputs.block + c),
+                            b_step: ins as isize,
+                            c: sums.add(point * block + o * ins + c),
+                            c_step: ins as isize,
+                            b_lanes: lanes,
+                            c_lanes: lanes,
+                            accumulate,
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
