@@ -15,8 +15,9 @@
 //!
 //! The sums have a ninth of the terms, which makes up for the additions: the error is as large as that
 //! of the sums themselves where the numbers of a neighbourhood are of one size. It is relative to the
-//! largest of the 4x4 inputs that share a tile. What is infinite, or becomes so, would spread over the
-//! tile: where a result is not finite, the sums are computed as they are written.
+//! largest of the 4x4 inputs that share a tile. Where one is out of all proportion to the others
+//! ([`transforms::even`]), or a result is not finite, which would spread over the tile, the sums are
+//! computed as they are written.
 //!
 //! Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks* (2015), arXiv:1509.09308.
 
@@ -38,6 +39,8 @@ const TILE: usize = 2;
 const POINTS: usize = 16;
 /// Weights of a channel.
 const TAPS: usize = 9;
+/// Channels that are laid out together.
+const BESIDE: usize = 16;
 
 /// Whether there is such a way for these sizes: `None` if not, or what serves it.
 fn kernels(s: &ConvShape) -> Option<&'static Kernels<f32>> {
@@ -134,20 +137,30 @@ unsafe fn positions(
 ) {
     let begin = (-x0).clamp(0, width as isize) as usize;
     let end = (w as isize - x0).clamp(begin as isize, width as isize) as usize;
-    for line in 0..lines {
-        let y = y0 + line as isize;
-        // SAFETY: positions of the image, and a line of the window; zeros have all-zero bits.
-        unsafe {
-            let to = to.add(line * width * channels);
-            if y < 0 || y >= h as isize || begin == end {
-                to.write_bytes(0, width * channels);
-                continue;
-            }
+    let inside = (-y0).clamp(0, lines as isize) as usize..(h as isize - y0).max(0) as usize;
+    let inside = inside.start..inside.end.clamp(inside.start, lines);
+    let line = width * channels;
+    // SAFETY: lines of the window; zeros have all-zero bits.
+    unsafe {
+        to.write_bytes(0, inside.start * line);
+        for i in inside.clone() {
+            let to = to.add(i * line);
             to.write_bytes(0, begin * channels);
-            let from = x.offset(y * w as isize + begin as isize + x0);
-            let dst = to.add(begin * channels);
-            set.turn(from, (h * w) as isize, channels, end - begin, dst, channels as isize);
             to.add(end * channels).write_bytes(0, (width - end) * channels);
+        }
+        to.add(inside.end * line).write_bytes(0, (lines - inside.end) * line);
+    }
+    // Few channels at a time, whose rows lie in few pages.
+    for c in (0..channels).step_by(BESIDE) {
+        for i in inside.clone() {
+            // SAFETY: positions of the image, and their place in the window.
+            unsafe {
+                let y = (y0 + i as isize) as usize;
+                let from = x.offset(((c * h + y) * w + begin) as isize + x0);
+                let to = to.add(i * line + begin * channels + c);
+                let (some, step) = (BESIDE.min(channels - c), (h * w) as isize);
+                set.turn(from, step, some, end - begin, to, channels as isize);
+            }
         }
     }
 }

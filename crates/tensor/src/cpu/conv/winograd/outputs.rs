@@ -1,13 +1,14 @@
 //! The output, and the gradient of the input.
 
 use super::transforms::{self, Pixels, Points};
-use super::{POINTS, Piece, TAPS, TILE, Tiles, kernels};
+use super::{BESIDE, POINTS, Piece, TAPS, TILE, Tiles, kernels};
 use crate::Face;
 use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::conv::faces::{self, Correlation};
 use crate::cpu::conv::{ConvShape, Ptr};
 use crate::cpu::matmul::{After, Kernels, Scratch, Tile};
 use crate::cpu::pool;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -175,15 +176,17 @@ impl Job {
                 rows: rows.len(),
                 cols,
             };
+            // Of each piece, whether its numbers suit.
+            let mut suits = SmallVec::<[bool; 16]>::new();
             for Piece { image, rows, at } in tiles.pieces(rows.clone()) {
                 // SAFETY: the group's channels of the image; scratch of the sizes needed.
                 unsafe {
                     let x = x.0.add((image * s.groups + group) * ins * source);
                     tiles.lay_out(self.set, x, ins, &rows, pixels.ptr());
                 }
+                suits.push(transforms::even(pixels.ptr(), tiles.seen(rows.len()).0 * ins));
                 transforms::inputs(near(tiles.cols, &rows, line), inputs.from(at));
             }
-            let mut finite = true;
             let panels = cut * self.panels..self.all_panels().min((cut + 1) * self.panels);
             for first in panels.clone().step_by(PANELS) {
                 let panels = first..panels.end.min(first + PANELS);
@@ -194,28 +197,29 @@ impl Job {
                 let sums = Points { ptr: sums.ptr(), block: block(pitch), channels: pitch };
                 // SAFETY: what has been transformed; scratch of the sizes needed.
                 unsafe { self.multiply(group, panels, inputs, count, weights.0, sums) };
-                for Piece { image, rows, at } in tiles.pieces(rows.clone()) {
+                for (piece, suits) in tiles.pieces(rows.clone()).zip(&mut suits) {
+                    let Piece { image, rows, at } = piece;
                     let line = tiles.cols * TILE;
-                    let done = near(tiles.cols, &rows, line);
-                    finite &= transforms::outputs(sums.from(at), done);
-                    let lines = tiles.outputs(&rows);
+                    *suits &= transforms::outputs(sums.from(at), near(tiles.cols, &rows, line));
                     let unit = image * s.groups + group;
-                    for (i, oy) in lines.enumerate() {
-                        // SAFETY: a row of the output, which is this task's own.
-                        unsafe {
-                            let from = pixels.ptr().add(i * line * pitch);
-                            let to = y.0.add((unit * outs + o) * result + oy * row);
-                            let step = result as isize;
-                            self.set.turn(from, pitch as isize, row, channels, to, step);
+                    for c in (0..channels).step_by(BESIDE) {
+                        for (i, oy) in tiles.outputs(&rows).enumerate() {
+                            // SAFETY: a row of the output, which is this task's own.
+                            unsafe {
+                                let from = pixels.ptr().add(i * line * pitch + c);
+                                let to = y.0.add((unit * outs + o + c) * result + oy * row);
+                                let some = BESIDE.min(channels - c);
+                                self.set.turn(from, pitch as isize, row, some, to, result as isize);
+                            }
                         }
                     }
                 }
             }
             let channels = panels.start * width..outs.min(panels.end * width);
-            for Piece { image, rows, .. } in tiles.pieces(rows) {
+            for (Piece { image, rows, .. }, suits) in tiles.pieces(rows).zip(suits) {
                 let lines = tiles.outputs(&rows);
                 let unit = image * s.groups + group;
-                if !finite {
+                if !suits {
                     // SAFETY: one group of one image, of which these channels and rows are this
                     // task's own.
                     unsafe {

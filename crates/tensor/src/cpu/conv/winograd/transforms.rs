@@ -21,21 +21,27 @@ unsafe fn store<const W: usize>(p: *mut f32, x: Some<W>) {
     unsafe { p.cast::<Some<W>>().write_unaligned(x) }
 }
 
-#[inline(always)]
-fn add<const W: usize>(a: Some<W>, b: Some<W>) -> Some<W> {
-    std::array::from_fn(|i| a[i] + b[i])
+/// Calls that a compiler may not put in place, as those of closures, would not be compiled for the
+/// processor: so these are loops.
+macro_rules! by_channel {
+    ($($name:ident($($x:ident),+) = $value:expr;)*) => {$(
+        #[inline(always)]
+        fn $name<const W: usize>($($x: Some<W>),+) -> Some<W> {
+            let mut out = [0.0; W];
+            for i in 0..W {
+                $(let $x = $x[i];)+
+                out[i] = $value;
+            }
+            out
+        }
+    )*};
 }
-#[inline(always)]
-fn sub<const W: usize>(a: Some<W>, b: Some<W>) -> Some<W> {
-    std::array::from_fn(|i| a[i] - b[i])
-}
-#[inline(always)]
-fn neg<const W: usize>(a: Some<W>) -> Some<W> {
-    a.map(|x| -x)
-}
-#[inline(always)]
-fn half<const W: usize>(a: Some<W>) -> Some<W> {
-    a.map(|x| 0.5 * x)
+by_channel! {
+    add(a, b) = a + b;
+    sub(a, b) = a - b;
+    neg(a) = -a;
+    half(a) = 0.5 * a;
+    zero(a) = 0.0 * a;
 }
 
 /// `B^T d`.
@@ -104,15 +110,39 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// The upper left corner of each tile, in positions.
+    /// The upper left corner of tile `i`, in positions.
     #[inline(always)]
-    fn tiles(self) -> impl Iterator<Item = usize> {
-        let Pixels { width, rows, cols, .. } = self;
-        (0..rows).flat_map(move |y| (0..cols).map(move |x| 2 * (y * width + x)))
+    fn corner(self, i: usize) -> usize {
+        2 * (i / self.cols * self.width + i % self.cols)
     }
 }
 
+/// Of the largest number of an image to the mean of their sizes.
+const SPREAD: f32 = 16_384.0;
+
 crate::simd_dispatch! {
+    /// Whether the numbers at `x`, which must be there, are finite and of sizes that may be mixed.
+    pub fn even(x: *const f32, len: usize) -> bool {
+        let (mut most, mut sum) = ([0f32; 32], [0f32; 32]);
+        // SAFETY: the caller vouches for the numbers.
+        let x = unsafe { std::slice::from_raw_parts(x, len) };
+        let (chunks, rest) = x.as_chunks::<32>();
+        for chunk in chunks {
+            for i in 0..32 {
+                let size = chunk[i].abs();
+                most[i] = if size > most[i] { size } else { most[i] };
+                sum[i] += size;
+            }
+        }
+        for &x in rest {
+            most[0] = if x.abs() > most[0] { x.abs() } else { most[0] };
+            sum[0] += x.abs();
+        }
+        let (most, sum) = (most.iter().fold(0f32, |a, &b| a.max(b)), sum.iter().sum::<f32>());
+        // What is not a number, or infinite, makes this false.
+        sum.is_finite() && most * len as f32 <= SPREAD * sum
+    }
+
     /// Transforms inputs; the memory that `x` and `to` name must be there.
     pub fn inputs(x: Pixels, to: Points) {
         by_width!(to.channels, inputs_of(x, to))
@@ -145,26 +175,45 @@ crate::simd_dispatch! {
     }
 }
 
+/// A column of four, three or two of what `$at` gives for a row.
+macro_rules! column {
+    (4 $at:ident!($($x:tt)*)) => { [$at!(0, $($x)*), $at!(1, $($x)*), $at!(2, $($x)*), $at!(3, $($x)*)] };
+    (3 $at:ident!($($x:tt)*)) => { [$at!(0, $($x)*), $at!(1, $($x)*), $at!(2, $($x)*)] };
+    (2 $at:ident!($($x:tt)*)) => { [$at!(0, $($x)*), $at!(1, $($x)*)] };
+}
+
 #[inline(always)]
 fn inputs_of<const W: usize>(x: Pixels, to: Points) {
     let Points { channels, block, .. } = to;
-    for (i, corner) in x.tiles().enumerate() {
+    for i in 0..x.rows * x.cols {
+        let corner = x.corner(i);
         for c in (0..channels).step_by(W) {
             let from = x.ptr.wrapping_add(corner * channels + c);
             let to = to.ptr.wrapping_add(i * channels + c);
-            let at = |r: usize, s: usize| {
-                // SAFETY: the caller vouches for the 4x4 positions of the tile.
-                unsafe { load::<W>(from.add((r * x.width + s) * channels)) }
-            };
+            macro_rules! at {
+                ($r:expr, $s:expr) => {
+                    load::<W>(from.add(($r * x.width + $s) * channels))
+                };
+            }
             // Row by row of the result, so that few registers do.
-            let rows = [(0, 2), (1, 2), (2, 1), (1, 3)];
-            for (r, (a, b)) in rows.into_iter().enumerate() {
-                let f = if r == 1 { add::<W> } else { sub::<W> };
-                let row = std::array::from_fn(|s| f(at(a, s), at(b, s)));
-                for (s, v) in input(row).into_iter().enumerate() {
-                    // SAFETY: the caller vouches for the points of the tile.
-                    unsafe { store(to.add((4 * r + s) * block), v) };
-                }
+            macro_rules! row {
+                ($r:literal: $f:ident $a:literal $b:literal) => {
+                    let mut row = [[0.0; W]; 4];
+                    for s in 0..4 {
+                        row[s] = $f(at!($a, s), at!($b, s));
+                    }
+                    let row = input(row);
+                    for s in 0..4 {
+                        store(to.add((4 * $r + s) * block), row[s]);
+                    }
+                };
+            }
+            // SAFETY: the caller vouches for the 4x4 positions and the points of the tile.
+            unsafe {
+                row!(0: sub 0 2);
+                row!(1: add 1 2);
+                row!(2: sub 2 1);
+                row!(3: sub 1 3);
             }
         }
     }
@@ -175,48 +224,61 @@ fn outputs_of<const W: usize>(from: Points, y: Pixels) -> bool {
     let Points { channels, block, .. } = from;
     // Zero times what is not finite is not zero.
     let mut zeros = [0.0; W];
-    for (i, corner) in y.tiles().enumerate() {
+    for i in 0..y.rows * y.cols {
+        let corner = y.corner(i);
         for c in (0..channels).step_by(W) {
             let from = from.ptr.wrapping_add(i * channels + c);
             let to = y.ptr.wrapping_add(corner * channels + c);
-            let column = |s: usize| {
-                output(std::array::from_fn(|r| {
-                    // SAFETY: the caller vouches for the points of the tile.
-                    unsafe { load::<W>(from.add((4 * r + s) * block)) }
-                }))
-            };
-            let columns: [_; 4] = std::array::from_fn(column);
-            for r in 0..2 {
-                for (s, v) in output(columns.map(|v| v[r])).into_iter().enumerate() {
-                    zeros = add(zeros, v.map(|v| 0.0 * v));
-                    // SAFETY: the caller vouches for the 2x2 positions of the tile.
-                    unsafe { store(to.add((r * y.width + s) * channels), v) };
+            macro_rules! at {
+                ($r:expr, $s:expr) => {
+                    load::<W>(from.add((4 * $r + $s) * block))
+                };
+            }
+            // SAFETY: the caller vouches for the points and the 2x2 positions of the tile.
+            unsafe {
+                let mut columns = [[[0.0; W]; 2]; 4];
+                for s in 0..4 {
+                    columns[s] = output(column!(4 at!(s)));
+                }
+                for r in 0..2 {
+                    macro_rules! turned {
+                        ($s:expr, $r:expr) => {
+                            columns[$s][$r]
+                        };
+                    }
+                    let row = output(column!(4 turned!(r)));
+                    for s in 0..2 {
+                        zeros = add(zeros, zero(row[s]));
+                        store(to.add((r * y.width + s) * channels), row[s]);
+                    }
                 }
             }
         }
     }
-    zeros.iter().all(|&z| z == 0.0)
+    zeros == [0.0; W]
 }
 
 #[inline(always)]
 fn output_grads_of<const W: usize>(dy: Pixels, to: Points) {
     let Points { channels, block, .. } = to;
-    for (i, corner) in dy.tiles().enumerate() {
+    for i in 0..dy.rows * dy.cols {
+        let corner = dy.corner(i);
         for c in (0..channels).step_by(W) {
             let from = dy.ptr.wrapping_add(corner * channels + c);
             let to = to.ptr.wrapping_add(i * channels + c);
-            let column = |s: usize| {
-                output_grad(std::array::from_fn(|r| {
-                    // SAFETY: the caller vouches for the 2x2 positions of the tile.
-                    unsafe { load::<W>(from.add((r * dy.width + s) * channels)) }
-                }))
-            };
-            let columns: [_; 2] = std::array::from_fn(column);
-            for r in 0..4 {
-                let row = output_grad(columns.map(|v| v[r]));
-                for (s, v) in row.into_iter().enumerate() {
-                    // SAFETY: the caller vouches for the points of the tile.
-                    unsafe { store(to.add((4 * r + s) * block), v) };
+            macro_rules! at {
+                ($r:expr, $s:expr) => {
+                    load::<W>(from.add(($r * dy.width + $s) * channels))
+                };
+            }
+            // SAFETY: the caller vouches for the 2x2 positions and the points of the tile.
+            unsafe {
+                let columns = [output_grad(column!(2 at!(0))), output_grad(column!(2 at!(1)))];
+                for r in 0..4 {
+                    let row = output_grad([columns[0][r], columns[1][r]]);
+                    for s in 0..4 {
+                        store(to.add((4 * r + s) * block), row[s]);
+                    }
                 }
             }
         }
@@ -232,19 +294,24 @@ fn weights_of<const W: usize>(
     block: usize,
 ) {
     for c in (0..width).step_by(W) {
-        let column = |s: usize| {
-            weight(std::array::from_fn(|r| {
-                let tap = 3 * r + s;
+        macro_rules! at {
+            ($r:expr, $s:expr) => {{
+                let tap = 3 * $r + $s;
                 let tap = if turned { TAPS - 1 - tap } else { tap };
-                // SAFETY: the caller vouches for the taps.
-                unsafe { load::<W>(w.add(tap * width + c)) }
-            }))
-        };
-        let columns: [_; 3] = std::array::from_fn(column);
-        for r in 0..4 {
-            for (s, v) in weight(columns.map(|v| v[r])).into_iter().enumerate() {
-                // SAFETY: the caller vouches for the results.
-                unsafe { store(to.add((4 * r + s) * block + c), v) };
+                load::<W>(w.add(tap * width + c))
+            }};
+        }
+        // SAFETY: the caller vouches for the taps and the results.
+        unsafe {
+            let mut columns = [[[0.0; W]; 4]; 3];
+            for s in 0..3 {
+                columns[s] = weight(column!(3 at!(s)));
+            }
+            for r in 0..4 {
+                let row = weight([columns[0][r], columns[1][r], columns[2][r]]);
+                for s in 0..4 {
+                    store(to.add((4 * r + s) * block + c), row[s]);
+                }
             }
         }
     }
@@ -261,23 +328,36 @@ fn weight_grads_of<const W: usize>(
 ) -> bool {
     let mut zeros = [0.0; W];
     for c in (0..channels).step_by(W) {
-        let point = |i: usize| {
-            let from = sums.wrapping_add(i * block + c);
-            // SAFETY: the caller vouches for all parts of the sums.
-            let all = (0..parts).map(|p| unsafe { load::<W>(from.add(p * part)) });
-            all.reduce(add).unwrap_or([0.0; W])
-        };
-        let column = |s: usize| weight_grad(std::array::from_fn(|r| point(4 * r + s)));
-        let columns: [_; 4] = std::array::from_fn(column);
-        for r in 0..3 {
-            for (s, v) in weight_grad(columns.map(|v| v[r])).into_iter().enumerate() {
-                zeros = add(zeros, v.map(|v| 0.0 * v));
-                for (i, v) in v.into_iter().enumerate() {
-                    // SAFETY: the caller vouches for the weights of these channels.
-                    unsafe { *to.add((c + i) * TAPS + 3 * r + s) = v };
+        macro_rules! at {
+            ($r:expr, $s:expr) => {{
+                let from = sums.add((4 * $r + $s) * block + c);
+                let mut sum = load::<W>(from);
+                for p in 1..parts {
+                    sum = add(sum, load(from.add(p * part)));
+                }
+                sum
+            }};
+        }
+        // SAFETY: the caller vouches for all parts of the sums, and the weights of these channels.
+        unsafe {
+            let mut columns = [[[0.0; W]; 3]; 4];
+            for s in 0..4 {
+                columns[s] = weight_grad(column!(4 at!(s)));
+            }
+            let mut taps = [[0.0; W]; TAPS];
+            for r in 0..3 {
+                let row = weight_grad([columns[0][r], columns[1][r], columns[2][r], columns[3][r]]);
+                for s in 0..3 {
+                    zeros = add(zeros, zero(row[s]));
+                    taps[3 * r + s] = row[s];
+                }
+            }
+            for i in 0..W {
+                for t in 0..TAPS {
+                    *to.add((c + i) * TAPS + t) = taps[t][i];
                 }
             }
         }
     }
-    zeros.iter().all(|&z| z == 0.0)
+    zeros == [0.0; W]
 }

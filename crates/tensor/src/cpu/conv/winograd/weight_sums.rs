@@ -65,7 +65,7 @@ impl Job {
         products * 10 / (lanes * 16) + transforms + weights + 20_000
     }
 
-    /// Whether it has been computed, which it is not if a gradient is not finite.
+    /// Whether it has been computed, which it is not if some numbers do not suit.
     ///
     /// # Safety
     /// As for [`conv`](crate::cpu::conv::conv).
@@ -89,6 +89,7 @@ impl Job {
         let size = s.groups * POINTS * outs * ins;
         let sums = Scratch::<f32>::new(self.parts * size);
         let (x, dy, to) = (Ptr(x.cast_mut()), Ptr(dy.cast_mut()), Ptr(sums.ptr()));
+        let suits = AtomicBool::new(true);
         pool::run(self.parts * s.groups * cuts, |task| {
             let (x, dy, to) = (&x, &dy, &to);
             let (i, cut) = (task / cuts, task % cuts);
@@ -103,6 +104,9 @@ impl Job {
             let end = all.min((i + 1) * part);
             for first in (i * part..end).step_by(self.rows) {
                 let rows = first..end.min(first + self.rows);
+                if !suits.load(Ordering::Relaxed) {
+                    return;
+                }
                 for Piece { image, rows, at } in tiles.pieces(rows.clone()) {
                     let unit = image * s.groups + group;
                     let mut near = Pixels {
@@ -116,12 +120,17 @@ impl Job {
                     unsafe {
                         let x = x.0.add(unit * ins * h * w);
                         tiles.lay_out(set, x, ins, &rows, near.ptr);
+                        let even = transforms::even(near.ptr, tiles.seen(rows.len()).0 * ins);
                         transforms::inputs(near, inputs.from(at));
                         near.width = tiles.cols * TILE;
                         let dy = dy.0.add((unit * outs + o) * oh * ow);
                         let corner = [(rows.start * TILE) as isize, 0];
                         let window = [rows.len() * TILE, near.width];
                         positions(set, dy, [oh, ow], some, corner, window, near.ptr);
+                        let size = window[0] * window[1] * some;
+                        if !even || !transforms::even(near.ptr, size) {
+                            suits.store(false, Ordering::Relaxed);
+                        }
                         transforms::output_grads(near, grads.from(at));
                     }
                 }
@@ -134,7 +143,9 @@ impl Job {
             }
         });
 
-        let finite = AtomicBool::new(true);
+        if !suits.load(Ordering::Relaxed) {
+            return false;
+        }
         let (from, to) = (Ptr(sums.ptr()), Ptr(dw));
         let window = s.window();
         let each = 4_096usize.div_ceil(ins);
@@ -149,15 +160,15 @@ impl Job {
                 };
                 let block = outs * ins;
                 if !transforms::weight_grads(from, ins, block, self.parts, size, to) {
-                    finite.store(false, Ordering::Relaxed);
+                    suits.store(false, Ordering::Relaxed);
                 }
             }
         });
-        let finite = finite.into_inner();
-        if finite {
+        let suits = suits.into_inner();
+        if suits {
             pool::run_chunks(s.out_channels, each, |r| after(r.start * window..r.end * window));
         }
-        finite
+        suits
     }
 
     /// Adds (or writes) the products of `count` tiles to sums of `[point, output channel, input
