@@ -19,7 +19,7 @@ const LEAST: usize = 48;
 /// Panels of output channels whose sums are kept at once.
 const PANELS: usize = 4;
 /// The work is cut into at least that many tasks.
-const TASKS: usize = 8;
+const TASKS: usize = 4;
 
 /// The transformed weights of all groups: for each group and point, panels of output channels by all
 /// input channels.
