@@ -15,6 +15,8 @@ use std::sync::Arc;
 const TASK: usize = 60_000;
 /// Channels whose sums share a cache line.
 const BESIDE: usize = 16;
+/// The least number of positions for a product of their columns; smaller images are joined.
+const SUM: usize = 128;
 /// Bytes of columns that a task lays out at once, leaving half of a second-level cache.
 const COLUMNS: usize = 256 << 10;
 
@@ -284,34 +286,45 @@ unsafe fn input_grad<T: Block>(
     let taps = s.kernel[0] * s.kernel[1];
     let (image, positions) = (s.input[0] * s.input[1], walk.positions());
     let units = s.batch * s.groups;
-    // Channels per task: their columns should fit in the cache, and all threads have some.
+    let left = |g| {
+        let a = Matrix::new(w.wrapping_add(g * outs * k), 1, k as isize);
+        // SAFETY: the weights of group `g`.
+        unsafe { Left::new(k, positions, outs, a) }
+    };
+    let lefts: Vec<Left<T>> = (0..s.groups).map(left).collect();
+    let (width, height) = (lefts[0].width(), lefts[0].height());
+    let panels = positions.div_ceil(width);
+    // Channels per task: their columns should fit in the cache, all threads have some, and the rows
+    // of a task are whole tiles.
     let fit = (COLUMNS / (taps * positions * size_of::<T>())).max(1);
     let share = (ins * units).div_ceil(8).max(1);
-    let some = fit.min(share).min(ins);
+    let whole = (1..=height).find(|n| n * taps % height == 0);
+    let some = fit.min(share).next_multiple_of(whole.unwrap_or(1)).min(ins);
     let cuts = ins.div_ceil(some);
-    let (dy, w, dx) = (Ptr(dy.cast_mut()), Ptr(w.cast_mut()), Ptr(dx));
+    let (dy, dx) = (Ptr(dy.cast_mut()), Ptr(dx));
     pool::run(units * cuts, |task| {
-        let (dy, w, dx) = (&dy, &w, &dx);
+        let (dy, dx) = (&dy, &dx);
         let (unit, c) = (task / cuts, task % cuts * some);
         let channels = some.min(ins - c);
         let columns = Scratch::<T>::new(channels * taps * positions);
-        let group = unit % s.groups;
+        let grads = Scratch::<T>::new(panels * outs * width);
         let start = (unit * ins + c) * image;
-        // SAFETY: the weights of these channels, the unit's gradient, and the channels of `dx`
-        // that only this task writes.
+        // SAFETY: the unit's gradient, and the channels of `dx` that only this task writes; scratch of
+        // the sizes needed.
         unsafe {
-            let a = Matrix::new(
-                w.0.add(group * outs * k + c * taps).cast_const(),
-                1,
-                k as isize,
-            );
-            let b = Matrix::new(
-                dy.0.add(unit * outs * positions).cast_const(),
-                positions as isize,
-                1,
-            );
-            let (m, to) = (channels * taps, columns.ptr());
-            T::block(m, positions, outs, a, b, to, positions as isize, false);
+            for panel in 0..panels {
+                let cols = width.min(positions - panel * width);
+                for o in 0..outs {
+                    let from = dy.0.add((unit * outs + o) * positions + panel * width);
+                    let to = grads.ptr().add((panel * outs + o) * width);
+                    std::ptr::copy_nonoverlapping(from, to, cols);
+                    to.add(cols).write_bytes(0, width - cols);
+                }
+            }
+            let rows = c * taps..(c + channels) * taps;
+            let to = columns.ptr().wrapping_sub(rows.start * positions);
+            let left = &lefts[unit % s.groups];
+            left.multiply(rows, 0..panels, grads.ptr(), to, positions as isize);
             dx.0.add(start).write_bytes(0, channels * image);
             walk.add_back(columns.ptr(), channels, dx.0.add(start));
         }
@@ -350,14 +363,15 @@ unsafe fn weight_grad<T: Block>(
     let turned = turned || direct.is_some();
     // Elements from one row of sums to the next, if they lie as `[k, o]`.
     #[cfg(target_arch = "x86_64")]
-    let row = direct.map_or(outs, |set| direct::WeightSums::row(set, outs));
+    let stride = direct.map_or(outs, |set| direct::WeightSums::row(set, outs));
     #[cfg(not(target_arch = "x86_64"))]
-    let row = outs;
-    let size = some * taps * row;
+    let stride = outs;
+    let size = some * taps * stride;
     let sums = Scratch::<T>::new(parts * s.groups * cuts * size);
     let (x, dy, to) = (Ptr(x.cast_mut()), Ptr(dy.cast_mut()), Ptr(sums.ptr()));
-    // Columns of a few channels at a time.
-    let step = (COLUMNS / (taps * positions * size_of::<T>())).clamp(1, some);
+    // Small images are joined, for sums that are worth a product. Columns of a few channels at a time.
+    let joined = (SUM / positions).clamp(1, per_part);
+    let step = (COLUMNS / (taps * joined * positions * size_of::<T>())).clamp(1, some);
     let padded_len = step * walk.padded_len() + SLACK;
     pool::run(parts * s.groups * cuts, |task| {
         let (x, dy, to) = (&x, &dy, &to);
@@ -370,7 +384,7 @@ unsafe fn weight_grad<T: Block>(
         if let Some(set) = direct {
             let sums = direct::WeightSums::new(set, walk, channels, outs);
             let padded = Scratch::<T>::new(channels * walk.padded_len());
-            let grads = Scratch::<T>::new(positions * row);
+            let grads = Scratch::<T>::new(positions * stride);
             for n in images.clone() {
                 let unit = n * s.groups + group;
                 // SAFETY: channels of image `n`, and its output's gradient; scratch of the sizes
@@ -387,51 +401,65 @@ unsafe fn weight_grad<T: Block>(
         let in_place = walk.is_pointwise();
         let padded = Scratch::<T>::new(if in_place { 0 } else { padded_len });
         let columns = Scratch::<T>::new(step * taps * positions + SLACK);
-        for n in images.clone() {
-            let unit = n * s.groups + group;
+        let beside =
+            |rows: usize| Scratch::<T>::new(rows * if joined > 1 { joined * positions } else { 0 });
+        let (all_columns, all_grads) = (beside(step * taps), beside(outs));
+        for first_image in images.clone().step_by(joined) {
+            let count = joined.min(images.end - first_image);
+            let len = count * positions;
+            // Puts an image's rows beside those of the others.
+            let join = |from: *const T, rows: usize, i: usize, to: &Scratch<T>| {
+                for r in 0..rows {
+                    // SAFETY: row `r` of an image, and its part of the joined rows.
+                    unsafe {
+                        let to = to.ptr().add(r * len + i * positions);
+                        std::ptr::copy_nonoverlapping(from.add(r * positions), to, positions);
+                    }
+                }
+            };
+            let grads = |i| {
+                dy.0.wrapping_add(((first_image + i) * s.groups + group) * outs * positions)
+            };
+            let mut grad = grads(0).cast_const();
+            if joined > 1 {
+                (0..count).for_each(|i| join(grads(i), outs, i, &all_grads));
+                grad = all_grads.ptr();
+            }
+            let grads = Matrix::new(grad, len as isize, 1);
             for first in (0..channels).step_by(step) {
                 let now = step.min(channels - first);
-                // SAFETY: channels of image `n`; scratch of the sizes needed; the sums of this
-                // task.
+                let mut cols = std::ptr::null();
+                for i in 0..count {
+                    let unit = (first_image + i) * s.groups + group;
+                    // SAFETY: channels of an image; scratch of the sizes needed.
+                    unsafe {
+                        cols = x.0.add((unit * ins + c + first) * image).cast_const();
+                        if !in_place {
+                            walk.pad(cols, now, padded.ptr());
+                            let end = now * walk.padded_len();
+                            padded.ptr().add(end).write_bytes(0, SLACK);
+                            let all = 0..positions;
+                            walk.columns(padded.ptr(), now, all, positions, columns.ptr());
+                            cols = columns.ptr();
+                        }
+                    }
+                    if joined > 1 {
+                        join(cols, now * taps, i, &all_columns);
+                        cols = all_columns.ptr();
+                    }
+                }
+                let cols = Matrix::new(cols, len as isize, 1);
+                let more = first_image > images.start;
+                // SAFETY: columns and gradients of these images; the sums of this task.
                 unsafe {
-                    let src = x.0.add((unit * ins + c + first) * image);
-                    let cols = if in_place {
-                        src.cast_const()
-                    } else {
-                        walk.pad(src, now, padded.ptr());
-                        padded
-                            .ptr()
-                            .add(now * walk.padded_len())
-                            .write_bytes(0, SLACK);
-                        let all = 0..positions;
-                        walk.columns(padded.ptr(), now, all, positions, columns.ptr());
-                        columns.ptr().cast_const()
-                    };
-                    let grads = Matrix::new(
-                        dy.0.add(unit * outs * positions).cast_const(),
-                        positions as isize,
-                        1,
-                    );
-                    let cols = Matrix::new(cols, positions as isize, 1);
                     let sums = to.0.add(task * size);
-                    let more = n > images.start;
                     let at = first * taps;
                     if turned {
-                        let c = sums.add(at * outs);
-                        let b = grads.transpose();
-                        T::block(now * taps, outs, positions, cols, b, c, outs as isize, more);
+                        let (c, b) = (sums.add(at * outs), grads.transpose());
+                        T::block(now * taps, outs, len, cols, b, c, outs as isize, more);
                     } else {
                         let (c, b) = (sums.add(at), cols.transpose());
-                        T::block(
-                            outs,
-                            now * taps,
-                            positions,
-                            grads,
-                            b,
-                            c,
-                            rows as isize,
-                            more,
-                        );
+                        T::block(outs, now * taps, len, grads, b, c, rows as isize, more);
                     }
                 }
             }
@@ -451,21 +479,36 @@ unsafe fn weight_grad<T: Block>(
                 let c = cut * some;
                 let rows = some.min(ins - c) * taps;
                 let base = (group * cuts + cut) * size;
-                for r in 0..rows {
+                // The sum of an element's parts.
+                let sum = |at: usize| {
+                    // SAFETY: one element of every part.
+                    unsafe {
+                        let from = from.0.add(base + at);
+                        let part = |p: usize| *from.add(p * s.groups * cuts * size);
+                        (1..parts).fold(*from, |sum, p| sum + part(p))
+                    }
+                };
+                let to = out.0.wrapping_add(first * k + c * taps);
+                if !turned {
+                    for (i, r) in (0..count).flat_map(|i| (0..rows).map(move |r| (i, r))) {
+                        // SAFETY: this task's own element of `dw`.
+                        unsafe { *to.add(i * k + r) = sum((first_in + i) * rows + r) };
+                    }
+                    continue;
+                }
+                // Some rows at a time, so that both sides are read and written along their lines.
+                let mut near = [[T::from_f64(0.0); BESIDE]; BESIDE];
+                for row in (0..rows).step_by(BESIDE) {
+                    let some = BESIDE.min(rows - row);
+                    for (r, near) in near.iter_mut().enumerate().take(some) {
+                        for (i, near) in near.iter_mut().enumerate().take(count) {
+                            *near = sum((row + r) * stride + first_in + i);
+                        }
+                    }
                     for i in 0..count {
-                        let at = if turned {
-                            r * row + first_in + i
-                        } else {
-                            (first_in + i) * rows + r
-                        };
-                        // SAFETY: one element of every part; this task's own element of `dw`.
-                        unsafe {
-                            let from = from.0.add(base + at);
-                            let mut sum = *from;
-                            for part in 1..parts {
-                                sum = sum + *from.add(part * s.groups * cuts * size);
-                            }
-                            *out.0.add((first + i) * k + c * taps + r) = sum;
+                        for (r, near) in near.iter().enumerate().take(some) {
+                            // SAFETY: as above.
+                            unsafe { *to.add(i * k + row + r) = near[i] };
                         }
                     }
                 }

@@ -28,9 +28,9 @@ use super::matmul::After;
 use super::pool;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
+use super::storage::Storage;
 #[cfg(target_arch = "x86_64")]
 use super::unit;
-use super::storage::Storage;
 use crate::{DType, Face, Precision};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -170,17 +170,26 @@ impl Planned {
 impl Unit {
     /// All ways that can compute a face.
     fn all(face: Face, s: &ConvShape) -> impl Iterator<Item = Unit> {
-        let (vectors, tiles) = (level() >= Level::Avx512, unit::serving(s.precision).is_some());
+        let (vectors, tiles) = (
+            level() >= Level::Avx512,
+            unit::serving(s.precision).is_some(),
+        );
         let (depthwise, filtered, unit) = match face {
             Face::WeightGrad => (
-                vectors.then(|| depthwise::Job::new(s)).flatten().map(Unit::Depthwise),
+                vectors
+                    .then(|| depthwise::Job::new(s))
+                    .flatten()
+                    .map(Unit::Depthwise),
                 winograd::SumsJob::new(s).map(Unit::FilteredSums),
                 tiles.then(|| Unit::Sums(tile_sums::Job::new(s))),
             ),
             _ => (
                 None,
                 winograd::Job::new(face, s).map(Unit::Filtered),
-                tiles.then(|| tiles::Job::new(face, s)).flatten().map(Unit::Tiles),
+                tiles
+                    .then(|| tiles::Job::new(face, s))
+                    .flatten()
+                    .map(Unit::Tiles),
             ),
         };
         depthwise.into_iter().chain(filtered).chain(unit)

@@ -2,7 +2,7 @@ use super::*;
 use std::sync::Mutex;
 
 /// Numbers in [-1, 1) with few significant bits.
-fn numbers(len: usize, seed: u64) -> Vec<f64> {
+pub fn numbers(len: usize, seed: u64) -> Vec<f64> {
     let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..len)
         .map(|_| {
@@ -26,7 +26,6 @@ fn by_unit(unit: &Unit, face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Opti
     done.then_some(out)
 }
 
-
 /// Calls `f` with an `after` and asserts that it is told of everything once, if `f` says so.
 fn collected(len: usize, f: impl FnOnce(After<'_>) -> bool) -> bool {
     let ranges = Mutex::new(Vec::new());
@@ -42,7 +41,7 @@ fn collected(len: usize, f: impl FnOnce(After<'_>) -> bool) -> bool {
 }
 
 /// Calls `f(x index, w index, y index)` for every term of the convolution.
-fn terms(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+pub fn terms(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
     let [oh, ow] = s.output();
     let (ins, outs) = (s.group_in(), s.group_out());
     for n in 0..s.batch {
@@ -201,7 +200,12 @@ fn all_ways_agree_with_the_sum_over_all_terms() {
     assert!(done >= least, "{done}");
 }
 
-fn shape(batch: usize, channels: [usize; 2], input: [usize; 2], kernel: [usize; 2]) -> ConvShape {
+pub fn shape(
+    batch: usize,
+    channels: [usize; 2],
+    input: [usize; 2],
+    kernel: [usize; 2],
+) -> ConvShape {
     ConvShape {
         batch,
         in_channels: channels[0],

@@ -118,7 +118,17 @@ impl Tiles {
         let first = (rows.start * TILE) as isize - top;
         let lines = rows.len() * TILE + 2;
         // SAFETY: passed on from the caller.
-        unsafe { positions(set, x, self.walk.image, channels, [first, -left], [lines, width], to) };
+        unsafe {
+            positions(
+                set,
+                x,
+                self.walk.image,
+                channels,
+                [first, -left],
+                [lines, width],
+                to,
+            )
+        };
     }
 }
 
@@ -146,9 +156,11 @@ unsafe fn positions(
         for i in inside.clone() {
             let to = to.add(i * line);
             to.write_bytes(0, begin * channels);
-            to.add(end * channels).write_bytes(0, (width - end) * channels);
+            to.add(end * channels)
+                .write_bytes(0, (width - end) * channels);
         }
-        to.add(inside.end * line).write_bytes(0, (lines - inside.end) * line);
+        to.add(inside.end * line)
+            .write_bytes(0, (lines - inside.end) * line);
     }
     // Few channels at a time, whose rows lie in few pages.
     for c in (0..channels).step_by(BESIDE) {
@@ -164,3 +176,6 @@ unsafe fn positions(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

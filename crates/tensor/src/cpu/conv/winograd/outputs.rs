@@ -39,12 +39,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// The output, or else the input's gradient; `None` for shapes that have no such way.
     pub fn new(face: Face, s: &ConvShape) -> Option<Job> {
-        let set = kernels(s)?;
+        kernels(s).map(|set| Job::with(set, face, s))
+    }
+
+    /// The same with kernels of any instruction set.
+    pub fn with(set: &'static Kernels<f32>, face: Face, s: &ConvShape) -> Job {
         let c = match face {
             Face::Output => Correlation::output(s),
-            Face::InputGrad => Correlation::input_grad(s),
-            Face::WeightGrad => return None,
+            _ => Correlation::input_grad(s),
         };
         let tiles = Tiles::new(c.walk);
         let panels = c.outs.div_ceil(2 * set.lanes);
@@ -54,7 +58,7 @@ impl Job {
         let rows = (fit / tiles.cols).clamp(1, all);
         let by_rows = all.div_ceil(rows);
         let cuts = TASKS.div_ceil(by_rows * c.groups).min(panels);
-        Some(Job {
+        Job {
             s: *s,
             face,
             set,
@@ -63,7 +67,7 @@ impl Job {
             outs: c.outs,
             rows: all.div_ceil(by_rows),
             panels: panels.div_ceil(cuts),
-        })
+        }
     }
 
     /// Roughly how many cycles it takes.
@@ -152,7 +156,10 @@ impl Job {
         let (ins, outs) = (self.ins, self.outs);
         let weights = self.weights(w, constant);
         let all = s.batch * tiles.rows;
-        let (by_rows, cuts) = (all.div_ceil(self.rows), self.all_panels().div_ceil(self.panels));
+        let (by_rows, cuts) = (
+            all.div_ceil(self.rows),
+            self.all_panels().div_ceil(self.panels),
+        );
         let [source, result] = [tiles.walk.image, tiles.walk.output].map(|[h, w]| h * w);
         let row = tiles.walk.output[1];
         let most = self.rows * tiles.cols;
@@ -168,7 +175,11 @@ impl Job {
             let count = rows.len() * tiles.cols;
             let pixels = Scratch::<f32>::new(seen * ins.max(PANELS * width));
             let inputs = Scratch::<f32>::new(POINTS * block(ins));
-            let inputs = Points { ptr: inputs.ptr(), block: block(ins), channels: ins };
+            let inputs = Points {
+                ptr: inputs.ptr(),
+                block: block(ins),
+                channels: ins,
+            };
             let sums = Scratch::<f32>::new(POINTS * block(PANELS * width));
             let near = |cols, rows: &Range<usize>, width| Pixels {
                 ptr: pixels.ptr(),
@@ -184,7 +195,10 @@ impl Job {
                     let x = x.0.add((image * s.groups + group) * ins * source);
                     tiles.lay_out(self.set, x, ins, &rows, pixels.ptr());
                 }
-                suits.push(transforms::even(pixels.ptr(), tiles.seen(rows.len()).0 * ins));
+                suits.push(transforms::even(
+                    pixels.ptr(),
+                    tiles.seen(rows.len()).0 * ins,
+                ));
                 transforms::inputs(near(tiles.cols, &rows, line), inputs.from(at));
             }
             let panels = cut * self.panels..self.all_panels().min((cut + 1) * self.panels);
@@ -194,7 +208,11 @@ impl Job {
                 let channels = (panels.len() * width).min(outs - o);
                 // Rows of sums are whole vectors.
                 let pitch = channels.next_multiple_of(self.set.lanes);
-                let sums = Points { ptr: sums.ptr(), block: block(pitch), channels: pitch };
+                let sums = Points {
+                    ptr: sums.ptr(),
+                    block: block(pitch),
+                    channels: pitch,
+                };
                 // SAFETY: what has been transformed; scratch of the sizes needed.
                 unsafe { self.multiply(group, panels, inputs, count, weights.0, sums) };
                 for (piece, suits) in tiles.pieces(rows.clone()).zip(&mut suits) {
@@ -209,7 +227,8 @@ impl Job {
                                 let from = pixels.ptr().add(i * line * pitch + c);
                                 let to = y.0.add((unit * outs + o + c) * result + oy * row);
                                 let some = BESIDE.min(channels - c);
-                                self.set.turn(from, pitch as isize, row, some, to, result as isize);
+                                self.set
+                                    .turn(from, pitch as isize, row, some, to, result as isize);
                             }
                         }
                     }

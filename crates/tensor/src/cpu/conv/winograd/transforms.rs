@@ -184,7 +184,9 @@ macro_rules! column {
 
 #[inline(always)]
 fn inputs_of<const W: usize>(x: Pixels, to: Points) {
-    let Points { channels, block, .. } = to;
+    let Points {
+        channels, block, ..
+    } = to;
     for i in 0..x.rows * x.cols {
         let corner = x.corner(i);
         for c in (0..channels).step_by(W) {
@@ -221,7 +223,9 @@ fn inputs_of<const W: usize>(x: Pixels, to: Points) {
 
 #[inline(always)]
 fn outputs_of<const W: usize>(from: Points, y: Pixels) -> bool {
-    let Points { channels, block, .. } = from;
+    let Points {
+        channels, block, ..
+    } = from;
     // Zero times what is not finite is not zero.
     let mut zeros = [0.0; W];
     for i in 0..y.rows * y.cols {
@@ -260,7 +264,9 @@ fn outputs_of<const W: usize>(from: Points, y: Pixels) -> bool {
 
 #[inline(always)]
 fn output_grads_of<const W: usize>(dy: Pixels, to: Points) {
-    let Points { channels, block, .. } = to;
+    let Points {
+        channels, block, ..
+    } = to;
     for i in 0..dy.rows * dy.cols {
         let corner = dy.corner(i);
         for c in (0..channels).step_by(W) {
@@ -273,7 +279,10 @@ fn output_grads_of<const W: usize>(dy: Pixels, to: Points) {
             }
             // SAFETY: the caller vouches for the 2x2 positions and the points of the tile.
             unsafe {
-                let columns = [output_grad(column!(2 at!(0))), output_grad(column!(2 at!(1)))];
+                let columns = [
+                    output_grad(column!(2 at!(0))),
+                    output_grad(column!(2 at!(1))),
+                ];
                 for r in 0..4 {
                     let row = output_grad([columns[0][r], columns[1][r]]);
                     for s in 0..4 {

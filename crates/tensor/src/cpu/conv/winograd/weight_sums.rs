@@ -30,8 +30,13 @@ pub struct Job {
 }
 
 impl Job {
+    /// `None` for shapes that have no such way.
     pub fn new(s: &ConvShape) -> Option<Job> {
-        let set = kernels(s)?;
+        kernels(s).map(|set| Job::with(set, s))
+    }
+
+    /// The same with kernels of any instruction set.
+    pub fn with(set: &'static Kernels<f32>, s: &ConvShape) -> Job {
         let tiles = Tiles::new(faces::walk(s));
         let (ins, outs) = (s.group_in(), s.group_out());
         let fit = SUMS / (POINTS * ins * size_of::<f32>()) / 8 * 8;
@@ -43,14 +48,14 @@ impl Job {
         let part = all.div_ceil(parts);
         let fit = (NEAR / (POINTS * (ins + outs) * size_of::<f32>())).max(LEAST);
         let rows = (fit / tiles.cols).clamp(1, part);
-        Some(Job {
+        Job {
             s: *s,
             set,
             tiles,
             outs,
             parts: all.div_ceil(part),
             rows: part.div_ceil(part.div_ceil(rows)),
-        })
+        }
     }
 
     /// Roughly how many cycles it takes.
@@ -98,9 +103,17 @@ impl Job {
             let some = self.outs.min(outs - o);
             let pixels = Scratch::<f32>::new(seen * ins.max(some));
             let inputs = Scratch::<f32>::new(POINTS * block(ins));
-            let inputs = Points { ptr: inputs.ptr(), block: block(ins), channels: ins };
+            let inputs = Points {
+                ptr: inputs.ptr(),
+                block: block(ins),
+                channels: ins,
+            };
             let grads = Scratch::<f32>::new(POINTS * block(some));
-            let grads = Points { ptr: grads.ptr(), block: block(some), channels: some };
+            let grads = Points {
+                ptr: grads.ptr(),
+                block: block(some),
+                channels: some,
+            };
             let end = all.min((i + 1) * part);
             for first in (i * part..end).step_by(self.rows) {
                 let rows = first..end.min(first + self.rows);
@@ -166,7 +179,9 @@ impl Job {
         });
         let suits = suits.into_inner();
         if suits {
-            pool::run_chunks(s.out_channels, each, |r| after(r.start * window..r.end * window));
+            pool::run_chunks(s.out_channels, each, |r| {
+                after(r.start * window..r.end * window)
+            });
         }
         suits
     }
@@ -190,7 +205,9 @@ impl Job {
                 let vectors = cols.div_ceil(set.lanes);
                 let lanes = cols - (vectors - 1) * set.lanes;
                 let kernels = set.tile[vectors - 1];
-                let height = grads.channels.div_ceil(grads.channels.div_ceil(kernels.len()));
+                let height = grads
+                    .channels
+                    .div_ceil(grads.channels.div_ceil(kernels.len()));
                 for o in (0..grads.channels).step_by(height) {
                     // SAFETY: passed on from the caller.
                     unsafe {

@@ -1,0 +1,200 @@
+use super::*;
+use crate::cpu::conv::tests::{numbers, shape, terms};
+use crate::cpu::matmul::Tile;
+use crate::{Face, Precision};
+
+/// Kernels of 16 lanes, as AVX-512 has them, that any processor runs.
+static WIDE: Kernels<f32> = Kernels {
+    lanes: 16,
+    tile: [
+        &[
+            tile::<1, 1, false>,
+            tile::<2, 1, false>,
+            tile::<3, 1, false>,
+        ],
+        &[
+            tile::<1, 2, false>,
+            tile::<2, 2, false>,
+            tile::<3, 2, false>,
+        ],
+        &[],
+    ],
+    tile_by_row: [
+        &[tile::<1, 1, true>, tile::<2, 1, true>, tile::<3, 1, true>],
+        &[tile::<1, 2, true>, tile::<2, 2, true>, tile::<3, 2, true>],
+        &[],
+    ],
+    dots: [&[]; 4],
+    image: [[&[]; 2]; 2],
+    plane: &[],
+    weight: [&[]; 2],
+    transpose,
+};
+
+unsafe fn tile<const R: usize, const V: usize, const BY_ROW: bool>(t: &Tile<f32>) {
+    for i in 0..R {
+        for j in 0..(V - 1) * 16 + t.c_lanes {
+            let mut sum = 0.0;
+            for l in 0..t.k {
+                let at = match BY_ROW {
+                    true => i as isize * t.a_step + l as isize,
+                    false => i as isize + l as isize * t.a_step,
+                };
+                if j < (V - 1) * 16 + t.b_lanes {
+                    // SAFETY: what the caller's tile names.
+                    sum += unsafe { *t.a.offset(at) * *t.b.offset(l as isize * t.b_step).add(j) };
+                }
+            }
+            // SAFETY: as above.
+            unsafe {
+                let c = t.c.offset(i as isize * t.c_step).add(j);
+                *c = if t.accumulate { *c + sum } else { sum };
+            }
+        }
+    }
+}
+
+unsafe fn transpose(
+    src: *const f32,
+    src_step: isize,
+    lines: usize,
+    len: usize,
+    dst: *mut f32,
+    dst_step: isize,
+) {
+    for (i, l) in (0..lines as isize).flat_map(|i| (0..len as isize).map(move |l| (i, l))) {
+        // SAFETY: what the caller names.
+        unsafe { *dst.offset(l * dst_step + i) = *src.offset(i * src_step + l) };
+    }
+}
+
+fn shapes() -> Vec<ConvShape> {
+    let mut all = Vec::new();
+    for (batch, channels, input) in [
+        (2, [16, 24], [8, 8]),
+        (3, [40, 16], [5, 9]),
+        (1, [24, 88], [3, 4]),
+        (9, [32, 160], [4, 4]),
+        (1, [16, 16], [1, 40]),
+    ] {
+        for padding in [[(0, 0); 2], [(1, 1); 2], [(0, 2), (3, 1)], [(4, 4), (4, 4)]] {
+            let s = ConvShape {
+                padding,
+                ..shape(batch, channels, input, [3, 3])
+            };
+            if s.output().iter().all(|&n| n > 0) {
+                all.push(s);
+            }
+        }
+    }
+    all.push(ConvShape {
+        groups: 3,
+        padding: [(1, 1); 2],
+        ..shape(2, [48, 72], [7, 6], [3, 3])
+    });
+    all
+}
+
+#[test]
+fn vectors_of_sixteen_agree_with_the_sum_over_all_terms() {
+    for s in shapes() {
+        let [x, w, dy] = s.sizes();
+        let [x, w, dy] = [(x, 1), (w, 2), (dy, 3)].map(|(len, seed)| {
+            let all = numbers(len, seed);
+            all.iter().map(|&x| x as f32).collect::<Vec<f32>>()
+        });
+        let mut want = [vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]];
+        terms(&s, |i, j, p| {
+            want[0][p] += x[i] * w[j];
+            want[1][i] += dy[p] * w[j];
+            want[2][j] += x[i] * dy[p];
+        });
+        let mut got = want.clone().map(|v| vec![77f32; v.len()]);
+        // SAFETY: the vectors have the sizes of the shape.
+        unsafe {
+            let [y, dx, dw] = &mut got;
+            let output = Job::with(&WIDE, Face::Output, &s);
+            output.run(x.as_ptr(), w.as_ptr(), None, y.as_mut_ptr(), &|_| {});
+            let input_grad = Job::with(&WIDE, Face::InputGrad, &s);
+            input_grad.run(dy.as_ptr(), w.as_ptr(), None, dx.as_mut_ptr(), &|_| {});
+            let weight_grad = SumsJob::with(&WIDE, &s);
+            assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), dw.as_mut_ptr(), &|_| {}));
+        }
+        for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+            assert!((got - want).abs() <= 1e-4, "{s:?}: {got} not {want}");
+        }
+    }
+}
+
+/// Against the sums in `f64`, beside the sums as they are written, in `f32`.
+#[test]
+fn the_error_is_not_larger_than_that_of_plain_sums() {
+    let s = ConvShape {
+        padding: [(1, 1); 2],
+        ..shape(2, [64, 64], [8, 8], [3, 3])
+    };
+    if kernels(&s).is_none() {
+        return;
+    }
+    assert_eq!(s.precision, Precision::Highest);
+    let [x, w, dy] = s.sizes();
+    // Many bits, and none of them zero by design.
+    let [x, w, dy] = [(x, 1), (w, 2), (dy, 3)].map(|(len, seed)| {
+        let (coarse, fine) = (numbers(len, seed), numbers(len, seed + 10));
+        (0..len)
+            .map(|i| (coarse[i] + fine[i] / 301.0) as f32)
+            .collect::<Vec<f32>>()
+    });
+    let empty = || [vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]];
+    let mut exact: [Vec<f64>; 3] = empty();
+    let mut plain = [
+        vec![0f32; dy.len()],
+        vec![0f32; x.len()],
+        vec![0f32; w.len()],
+    ];
+    terms(&s, |i, j, p| {
+        for (face, at, a, b) in [(0, p, x[i], w[j]), (1, i, dy[p], w[j]), (2, j, x[i], dy[p])] {
+            exact[face][at] += a as f64 * b as f64;
+            plain[face][at] += a * b;
+        }
+    });
+    let mut got = plain.clone();
+    // SAFETY: the vectors have the sizes of the shape.
+    unsafe {
+        let [y, dx, dw] = &mut got;
+        let output = Job::new(Face::Output, &s).unwrap();
+        output.run(x.as_ptr(), w.as_ptr(), None, y.as_mut_ptr(), &|_| {});
+        let input_grad = Job::new(Face::InputGrad, &s).unwrap();
+        input_grad.run(dy.as_ptr(), w.as_ptr(), None, dx.as_mut_ptr(), &|_| {});
+        let weight_grad = SumsJob::new(&s).unwrap();
+        assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), dw.as_mut_ptr(), &|_| {}));
+    }
+    for face in 0..3 {
+        let error = |of: &[f32]| {
+            let errors = of
+                .iter()
+                .zip(&exact[face])
+                .map(|(&a, &b)| (a as f64 - b).powi(2));
+            errors.sum::<f64>().sqrt()
+        };
+        let (got, plain) = (error(&got[face]), error(&plain[face]));
+        assert!(got <= plain, "face {face}: {got} against {plain}");
+        assert!(got > 0.0);
+    }
+}
+
+#[test]
+fn uneven_numbers_are_told() {
+    let even = |x: &[f32]| transforms::even(x.as_ptr(), x.len());
+    let mut x = vec![1f32; 1000];
+    assert!(even(&x) && even(&[]) && even(&[0.0; 70]));
+    x[999] = -1e4;
+    assert!(even(&x));
+    for odd in [1e9, -1e9, f32::INFINITY, f32::NAN, f32::MAX] {
+        for at in [0, 500, 999] {
+            let mut x = vec![1f32; 1000];
+            x[at] = odd;
+            assert!(!even(&x), "{odd} at {at}");
+        }
+    }
+}
