@@ -16,8 +16,8 @@
 //! The sums have a ninth of the terms, which makes up for the additions: the error is as large as that
 //! of the sums themselves where the numbers of a neighbourhood are of one size. It is relative to the
 //! largest of the 4x4 inputs that share a tile. Where one is out of all proportion to the others
-//! ([`transforms::even`]), or a result is not finite, which would spread over the tile, the sums are
-//! computed as they are written.
+//! ([`transforms::even`]), or results are not finite or next to nothing ([`transforms::in_range`]), the
+//! sums are computed as they are written.
 //!
 //! Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks* (2015), arXiv:1509.09308.
 

@@ -218,7 +218,8 @@ impl Job {
                 for (piece, suits) in tiles.pieces(rows.clone()).zip(&mut suits) {
                     let Piece { image, rows, at } = piece;
                     let line = tiles.cols * TILE;
-                    *suits &= transforms::outputs(sums.from(at), near(tiles.cols, &rows, line));
+                    let most = transforms::outputs(sums.from(at), near(tiles.cols, &rows, line));
+                    *suits &= transforms::in_range(most);
                     let unit = image * s.groups + group;
                     for c in (0..channels).step_by(BESIDE) {
                         for (i, oy) in tiles.outputs(&rows).enumerate() {

@@ -186,15 +186,23 @@ fn the_error_is_not_larger_than_that_of_plain_sums() {
 #[test]
 fn uneven_numbers_are_told() {
     let even = |x: &[f32]| transforms::even(x.as_ptr(), x.len());
-    let mut x = vec![1f32; 1000];
-    assert!(even(&x) && even(&[]) && even(&[0.0; 70]));
-    x[999] = -1e4;
-    assert!(even(&x));
-    for odd in [1e9, -1e9, f32::INFINITY, f32::NAN, f32::MAX] {
-        for at in [0, 500, 999] {
+    assert!(even(&[]) && even(&[0.0; 70]) && even(&[1e-30, 2e-30, 0.0]));
+    for (odd, is_even) in [
+        (1e4, true),
+        (-1e4, true),
+        (1e5, false),
+        (-1e9, false),
+        (f32::MAX, false),
+        (f32::INFINITY, false),
+        (f32::NEG_INFINITY, false),
+        (f32::NAN, false),
+    ] {
+        for (at, step) in [(0, 1000), (500, 1000), (999, 1000), (0, 100)] {
             let mut x = vec![1f32; 1000];
-            x[at] = odd;
-            assert!(!even(&x), "{odd} at {at}");
+            // Zeros make nothing even.
+            x[200..700].fill(0.0);
+            x.iter_mut().skip(at).step_by(step).for_each(|x| *x = odd);
+            assert_eq!(even(&x), is_even, "{odd} at {at}");
         }
     }
 }

@@ -41,7 +41,33 @@ by_channel! {
     sub(a, b) = a - b;
     neg(a) = -a;
     half(a) = 0.5 * a;
-    zero(a) = 0.0 * a;
+}
+
+/// The larger exponents (and the bits after them) of each channel.
+#[inline(always)]
+fn larger<const W: usize>(mut most: [u32; W], x: Some<W>) -> [u32; W] {
+    for i in 0..W {
+        let bits = x[i].to_bits() << 1;
+        most[i] = if bits > most[i] { bits } else { most[i] };
+    }
+    most
+}
+
+/// The largest exponent; 0 if there are only zeros.
+#[inline(always)]
+fn largest<const W: usize>(most: [u32; W]) -> u32 {
+    let mut all = 0;
+    for bits in most {
+        all = if bits > all { bits } else { all };
+    }
+    all >> 24
+}
+
+/// Whether results whose largest exponent this is are what they should be: not so if one is not
+/// finite, which spreads over its tile, nor if all are so small that what was subnormal on the way,
+/// and counted as zero, weighs.
+pub fn in_range(exponent: u32) -> bool {
+    exponent == 0 || (SMALL..INFINITE).contains(&exponent)
 }
 
 /// `B^T d`.
@@ -117,30 +143,36 @@ impl Pixels {
     }
 }
 
-/// Of the largest number of an image to the mean of their sizes.
-const SPREAD: f32 = 16_384.0;
+/// The exponent of 2^-90, and of what is not finite.
+const SMALL: u32 = 37;
+const INFINITE: u32 = 255;
+/// How many times larger than is usual a number of an image may be, as a power of two.
+const SPREAD: u64 = 14;
 
 crate::simd_dispatch! {
-    /// Whether the numbers at `x`, which must be there, are finite and of sizes that may be mixed.
+    /// Whether the numbers at `x`, which must be there, are finite, and none of them is out of all
+    /// proportion to those that are not zero, by the mean of their exponents.
     pub fn even(x: *const f32, len: usize) -> bool {
-        let (mut most, mut sum) = ([0f32; 32], [0f32; 32]);
+        let (mut most, mut sum, mut count) = ([0u32; 32], [0u32; 32], [0u32; 32]);
         // SAFETY: the caller vouches for the numbers.
         let x = unsafe { std::slice::from_raw_parts(x, len) };
         let (chunks, rest) = x.as_chunks::<32>();
-        for chunk in chunks {
+        let mut last = [0f32; 32];
+        last[..rest.len()].copy_from_slice(rest);
+        for chunk in chunks.iter().chain([&last]) {
             for i in 0..32 {
-                let size = chunk[i].abs();
-                most[i] = if size > most[i] { size } else { most[i] };
-                sum[i] += size;
+                let exponent = chunk[i].to_bits() << 1 >> 24;
+                most[i] = if exponent > most[i] { exponent } else { most[i] };
+                sum[i] += exponent;
+                count[i] += (exponent > 0) as u32;
             }
         }
-        for &x in rest {
-            most[0] = if x.abs() > most[0] { x.abs() } else { most[0] };
-            sum[0] += x.abs();
+        let mut all = (0u32, 0u64, 0u64);
+        for i in 0..32 {
+            all = (all.0.max(most[i]), all.1 + sum[i] as u64, all.2 + count[i] as u64);
         }
-        let (most, sum) = (most.iter().fold(0f32, |a, &b| a.max(b)), sum.iter().sum::<f32>());
-        // What is not a number, or infinite, makes this false.
-        sum.is_finite() && most * len as f32 <= SPREAD * sum
+        let (most, sum, count) = all;
+        most < INFINITE && most as u64 * count <= sum + SPREAD * count
     }
 
     /// Transforms inputs; the memory that `x` and `to` name must be there.
@@ -148,9 +180,9 @@ crate::simd_dispatch! {
         by_width!(to.channels, inputs_of(x, to))
     }
 
-    /// Makes outputs out of sums and tells whether all are finite; the memory that `from` and `y` name
+    /// Makes outputs out of sums and tells their largest exponent; the memory that `from` and `y` name
     /// must be there.
-    pub fn outputs(from: Points, y: Pixels) -> bool {
+    pub fn outputs(from: Points, y: Pixels) -> u32 {
         by_width!(from.channels, outputs_of(from, y))
     }
 
@@ -167,10 +199,10 @@ crate::simd_dispatch! {
 
     /// Makes the gradients of neighbouring channels' weights out of sums that are `block` apart, each
     /// of them in parts that are `part` apart: tap `t` of channel `i` at `to[9 i + t]`. All must be
-    /// there. Tells whether all are finite.
+    /// there. Tells the largest exponent.
     pub fn weight_grads(
         sums: *const f32, channels: usize, block: usize, parts: usize, part: usize, to: *mut f32,
-    ) -> bool {
+    ) -> u32 {
         by_width!(channels, weight_grads_of(sums, channels, block, parts, part, to))
     }
 }
@@ -222,12 +254,11 @@ fn inputs_of<const W: usize>(x: Pixels, to: Points) {
 }
 
 #[inline(always)]
-fn outputs_of<const W: usize>(from: Points, y: Pixels) -> bool {
+fn outputs_of<const W: usize>(from: Points, y: Pixels) -> u32 {
     let Points {
         channels, block, ..
     } = from;
-    // Zero times what is not finite is not zero.
-    let mut zeros = [0.0; W];
+    let mut most = [0; W];
     for i in 0..y.rows * y.cols {
         let corner = y.corner(i);
         for c in (0..channels).step_by(W) {
@@ -252,14 +283,14 @@ fn outputs_of<const W: usize>(from: Points, y: Pixels) -> bool {
                     }
                     let row = output(column!(4 turned!(r)));
                     for s in 0..2 {
-                        zeros = add(zeros, zero(row[s]));
+                        most = larger(most, row[s]);
                         store(to.add((r * y.width + s) * channels), row[s]);
                     }
                 }
             }
         }
     }
-    zeros == [0.0; W]
+    largest(most)
 }
 
 #[inline(always)]
@@ -334,8 +365,8 @@ fn weight_grads_of<const W: usize>(
     parts: usize,
     part: usize,
     to: *mut f32,
-) -> bool {
-    let mut zeros = [0.0; W];
+) -> u32 {
+    let mut most = [0; W];
     for c in (0..channels).step_by(W) {
         macro_rules! at {
             ($r:expr, $s:expr) => {{
@@ -357,7 +388,7 @@ fn weight_grads_of<const W: usize>(
             for r in 0..3 {
                 let row = weight_grad([columns[0][r], columns[1][r], columns[2][r], columns[3][r]]);
                 for s in 0..3 {
-                    zeros = add(zeros, zero(row[s]));
+                    most = larger(most, row[s]);
                     taps[3 * r + s] = row[s];
                 }
             }
@@ -368,5 +399,5 @@ fn weight_grads_of<const W: usize>(
             }
         }
     }
-    zeros == [0.0; W]
+    largest(most)
 }

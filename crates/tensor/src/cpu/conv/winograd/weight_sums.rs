@@ -5,7 +5,7 @@ use super::{POINTS, Piece, TILE, Tiles, kernels, positions};
 use crate::cpu::conv::{ConvShape, Ptr, faces};
 use crate::cpu::matmul::{After, Kernels, Scratch, Tile};
 use crate::cpu::pool;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Bytes of sums of a task.
 const SUMS: usize = 2 << 20;
@@ -159,6 +159,7 @@ impl Job {
         if !suits.load(Ordering::Relaxed) {
             return false;
         }
+        let most = AtomicU32::new(0);
         let (from, to) = (Ptr(sums.ptr()), Ptr(dw));
         let window = s.window();
         let each = 4_096usize.div_ceil(ins);
@@ -172,12 +173,11 @@ impl Job {
                     (from, to.0.add(o * window))
                 };
                 let block = outs * ins;
-                if !transforms::weight_grads(from, ins, block, self.parts, size, to) {
-                    suits.store(false, Ordering::Relaxed);
-                }
+                let exponent = transforms::weight_grads(from, ins, block, self.parts, size, to);
+                most.fetch_max(exponent, Ordering::Relaxed);
             }
         });
-        let suits = suits.into_inner();
+        let suits = transforms::in_range(most.into_inner());
         if suits {
             pool::run_chunks(s.out_channels, each, |r| {
                 after(r.start * window..r.end * window)
