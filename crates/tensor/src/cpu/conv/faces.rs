@@ -69,6 +69,7 @@ pub fn walk(s: &ConvShape) -> Walk {
 }
 
 /// `y[n, g, o, p] = sum_k w[g, o, k] * columns(x[n, g])[k, p]`.
+#[derive(Clone, Copy)]
 pub struct Correlation {
     pub batch: usize,
     pub groups: usize,
@@ -76,7 +77,7 @@ pub struct Correlation {
     pub ins: usize,
     pub outs: usize,
     pub walk: Walk,
-    precision: Precision,
+    pub precision: Precision,
 }
 
 impl Correlation {
@@ -117,7 +118,10 @@ impl Correlation {
 }
 
 /// `[g, o, c, ky, kx]` to `[g, c, o, -ky, -kx]`.
-unsafe fn turn_weights<T: Block>(s: &ConvShape, w: *const T) -> Scratch<T> {
+///
+/// # Safety
+/// `w` must hold the weights.
+pub unsafe fn turn_weights<T: Block>(s: &ConvShape, w: *const T) -> Scratch<T> {
     let (outs, ins, taps) = (s.group_out(), s.group_in(), s.kernel[0] * s.kernel[1]);
     let turned = Scratch::<T>::new(s.groups * outs * ins * taps);
     let (w, to) = (Ptr(w.cast_mut()), Ptr(turned.ptr()));
@@ -162,7 +166,10 @@ unsafe fn thin<T: Block>(walk: &Walk, channels: usize, x: *const T) -> Scratch<T
     thinned
 }
 
-unsafe fn correlate<T: Block>(
+/// # Safety
+/// As for [`conv`](super::conv), for the sizes in `c`; `constant` is the memory of the weights if nothing
+/// writes to it.
+pub unsafe fn correlate<T: Block>(
     c: &Correlation,
     x: *const T,
     w: *const T,

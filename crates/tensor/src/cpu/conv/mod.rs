@@ -131,7 +131,7 @@ enum Unit {
 
 /// Roughly how many cycles the sums take as they are written.
 #[cfg(target_arch = "x86_64")]
-fn by_sums(face: Face, s: &ConvShape) -> usize {
+fn cycles_by_sums(face: Face, s: &ConvShape) -> usize {
     let [oh, ow] = s.output();
     // With few positions the vector unit waits for the weights, too.
     let sixteenths = match (face, oh * ow < 64) {
@@ -198,7 +198,7 @@ impl Unit {
     /// The fastest way, if it is faster than the sums as they are written.
     fn choose(face: Face, s: &ConvShape) -> Option<Unit> {
         let fastest = Unit::all(face, s).min_by_key(Unit::cycles)?;
-        (fastest.cycles() < by_sums(face, s)).then_some(fastest)
+        (fastest.cycles() < cycles_by_sums(face, s)).then_some(fastest)
     }
 
     /// Roughly how many cycles it takes.
@@ -231,10 +231,7 @@ impl Unit {
                     job.run(a, b, out, after);
                     true
                 }
-                Unit::Filtered(job) => {
-                    job.run(a, b, constant, out, after);
-                    true
-                }
+                Unit::Filtered(job) => job.run(a, b, constant, out, after),
                 Unit::FilteredSums(job) => job.run(a, b, out, after),
                 Unit::Tiles(job) => job.run(a, b, constant, out, after),
                 Unit::Sums(job) => job.run(a, b, out, after),

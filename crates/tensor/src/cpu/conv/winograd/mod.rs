@@ -13,11 +13,12 @@
 //! the weights is `G^T [ sum over tiles of (A dy A^T) * (B^T x B) ] G`. All transforms are additions
 //! and halvings. Channels lie side by side in them, so that images of any size are alike.
 //!
-//! The sums have a ninth of the terms, which makes up for the additions: the error is as large as that
-//! of the sums themselves where the numbers of a neighbourhood are of one size. It is relative to the
-//! largest of the 4x4 inputs that share a tile. Where one is out of all proportion to the others
-//! ([`transforms::even`]), or results are not finite or next to nothing ([`transforms::in_range`]), the
-//! sums are computed as they are written.
+//! The sums have a ninth of the terms, which makes up for the additions. The error of an output is
+//! relative to the largest input that it sees times the largest element of the kernel (of a weight's
+//! gradient, to the largest numbers of its tiles), where that of the sums as they are written is
+//! relative to their terms. So these are computed instead where kernels have elements of very
+//! different size ([`transforms::taps_alike`]), inputs are out of all proportion
+//! ([`transforms::even`]), or results not finite or next to nothing ([`transforms::in_range`]).
 //!
 //! Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks* (2015), arXiv:1509.09308.
 
@@ -41,6 +42,8 @@ const POINTS: usize = 16;
 const TAPS: usize = 9;
 /// Channels that are laid out together.
 const BESIDE: usize = 16;
+/// The most tiles of a row that are worked on at once.
+const WIDEST: usize = 128;
 
 /// Whether there is such a way for these sizes: `None` if not, or what serves it.
 fn kernels(s: &ConvShape) -> Option<&'static Kernels<f32>> {
@@ -52,18 +55,21 @@ fn kernels(s: &ConvShape) -> Option<&'static Kernels<f32>> {
     }
 }
 
-/// The tiles of the images of a convolution, row after row and image after image.
+/// The tiles of the images of a convolution: row after row, band after band (wide images are cut into
+/// some), and image after image.
 #[derive(Clone, Copy)]
 struct Tiles {
     walk: Walk,
-    /// Rows of tiles of an image, and tiles of a row.
+    bands: usize,
+    /// Rows of tiles of a band, and tiles of a row.
     rows: usize,
     cols: usize,
 }
 
-/// Some rows of tiles of one image.
+/// Some rows of tiles of one band.
 struct Piece {
     image: usize,
+    band: usize,
     rows: Range<usize>,
     /// Where its tiles begin among those of all pieces.
     at: usize,
@@ -71,37 +77,58 @@ struct Piece {
 
 impl Tiles {
     fn new(walk: Walk) -> Tiles {
-        let [rows, cols] = walk.output.map(|n| n.div_ceil(TILE));
-        Tiles { walk, rows, cols }
+        let [rows, all] = walk.output.map(|n| n.div_ceil(TILE));
+        let cols = all.div_ceil(all.div_ceil(WIDEST));
+        let bands = all.div_ceil(cols);
+        Tiles {
+            walk,
+            bands,
+            rows,
+            cols,
+        }
     }
 
-    /// Rows of tiles of all images, cut by image.
+    /// Rows of tiles of so many images.
+    fn all(&self, batch: usize) -> usize {
+        batch * self.bands * self.rows
+    }
+
+    /// Some of these rows, cut by image and band.
     fn pieces(&self, rows: Range<usize>) -> impl Iterator<Item = Piece> {
-        let (each, cols) = (self.rows, self.cols);
-        let images = rows.start / each..rows.end.div_ceil(each);
-        images.map(move |image| {
-            let first = rows.start.max(image * each);
-            let end = rows.end.min((image + 1) * each);
+        let Tiles {
+            bands,
+            rows: each,
+            cols,
+            ..
+        } = *self;
+        (rows.start / each..rows.end.div_ceil(each)).map(move |unit| {
+            let first = rows.start.max(unit * each);
+            let end = rows.end.min((unit + 1) * each);
             Piece {
-                image,
-                rows: first - image * each..end - image * each,
+                image: unit / bands,
+                band: unit % bands,
+                rows: first - unit * each..end - unit * each,
                 at: (first - rows.start) * cols,
             }
         })
     }
 
-    /// Rows of outputs that some rows of tiles make.
-    fn outputs(&self, rows: &Range<usize>) -> Range<usize> {
-        rows.start * TILE..(rows.end * TILE).min(self.walk.output[0])
+    /// Rows and columns of outputs that a piece makes.
+    fn outputs(&self, piece: &Piece) -> [Range<usize>; 2] {
+        let [height, width] = self.walk.output;
+        let (rows, col) = (&piece.rows, piece.band * self.cols);
+        [
+            rows.start * TILE..(rows.end * TILE).min(height),
+            col * TILE..((col + self.cols) * TILE).min(width),
+        ]
     }
 
-    /// Positions of the inputs that so many rows of tiles see, and from one row of them to the next.
-    fn seen(&self, rows: usize) -> (usize, usize) {
-        let row = self.cols * TILE + 2;
-        ((rows * TILE + 2) * row, row)
+    /// Lines and columns of the inputs that so many rows of tiles see.
+    fn seen(&self, rows: usize) -> [usize; 2] {
+        [rows, self.cols].map(|n| n * TILE + 2)
     }
 
-    /// Lays out what some rows of tiles see of an image, channels side by side.
+    /// Lays out what the tiles of a piece see of its image, channels side by side.
     ///
     /// # Safety
     /// `x` holds so many channels of the image, `to` has room for what is [`seen`](Self::seen).
@@ -110,25 +137,17 @@ impl Tiles {
         set: &Kernels<f32>,
         x: *const f32,
         channels: usize,
-        rows: &Range<usize>,
+        piece: &Piece,
         to: *mut f32,
     ) {
         let [top, left] = self.walk.padding.map(|(lo, _)| lo);
-        let (_, width) = self.seen(rows.len());
-        let first = (rows.start * TILE) as isize - top;
-        let lines = rows.len() * TILE + 2;
+        let corner = [
+            (piece.rows.start * TILE) as isize - top,
+            (piece.band * self.cols * TILE) as isize - left,
+        ];
+        let window = self.seen(piece.rows.len());
         // SAFETY: passed on from the caller.
-        unsafe {
-            positions(
-                set,
-                x,
-                self.walk.image,
-                channels,
-                [first, -left],
-                [lines, width],
-                to,
-            )
-        };
+        unsafe { positions(set, x, self.walk.image, channels, corner, window, to) };
     }
 }
 

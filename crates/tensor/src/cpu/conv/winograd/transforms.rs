@@ -3,22 +3,22 @@
 use super::TAPS;
 
 /// Neighbouring channels.
-type Some<const W: usize> = [f32; W];
+type Vector<const W: usize> = [f32; W];
 
 /// # Safety
 /// The channels at `p` must be readable.
 #[inline(always)]
-unsafe fn load<const W: usize>(p: *const f32) -> Some<W> {
+unsafe fn load<const W: usize>(p: *const f32) -> Vector<W> {
     // SAFETY: passed on from the caller.
-    unsafe { p.cast::<Some<W>>().read_unaligned() }
+    unsafe { p.cast::<Vector<W>>().read_unaligned() }
 }
 
 /// # Safety
 /// The channels at `p` must be writable.
 #[inline(always)]
-unsafe fn store<const W: usize>(p: *mut f32, x: Some<W>) {
+unsafe fn store<const W: usize>(p: *mut f32, x: Vector<W>) {
     // SAFETY: passed on from the caller.
-    unsafe { p.cast::<Some<W>>().write_unaligned(x) }
+    unsafe { p.cast::<Vector<W>>().write_unaligned(x) }
 }
 
 /// Calls that a compiler may not put in place, as those of closures, would not be compiled for the
@@ -26,7 +26,7 @@ unsafe fn store<const W: usize>(p: *mut f32, x: Some<W>) {
 macro_rules! by_channel {
     ($($name:ident($($x:ident),+) = $value:expr;)*) => {$(
         #[inline(always)]
-        fn $name<const W: usize>($($x: Some<W>),+) -> Some<W> {
+        fn $name<const W: usize>($($x: Vector<W>),+) -> Vector<W> {
             let mut out = [0.0; W];
             for i in 0..W {
                 $(let $x = $x[i];)+
@@ -45,7 +45,7 @@ by_channel! {
 
 /// The larger exponents (and the bits after them) of each channel.
 #[inline(always)]
-fn larger<const W: usize>(mut most: [u32; W], x: Some<W>) -> [u32; W] {
+fn larger<const W: usize>(mut most: [u32; W], x: Vector<W>) -> [u32; W] {
     for i in 0..W {
         let bits = x[i].to_bits() << 1;
         most[i] = if bits > most[i] { bits } else { most[i] };
@@ -72,28 +72,28 @@ pub fn in_range(exponent: u32) -> bool {
 
 /// `B^T d`.
 #[inline(always)]
-fn input<const W: usize>([d0, d1, d2, d3]: [Some<W>; 4]) -> [Some<W>; 4] {
+fn input<const W: usize>([d0, d1, d2, d3]: [Vector<W>; 4]) -> [Vector<W>; 4] {
     [sub(d0, d2), add(d1, d2), sub(d2, d1), sub(d1, d3)]
 }
 /// `A^T m`.
 #[inline(always)]
-fn output<const W: usize>([m0, m1, m2, m3]: [Some<W>; 4]) -> [Some<W>; 2] {
+fn output<const W: usize>([m0, m1, m2, m3]: [Vector<W>; 4]) -> [Vector<W>; 2] {
     [add(add(m0, m1), m2), sub(sub(m1, m2), m3)]
 }
 /// `A y`.
 #[inline(always)]
-fn output_grad<const W: usize>([y0, y1]: [Some<W>; 2]) -> [Some<W>; 4] {
+fn output_grad<const W: usize>([y0, y1]: [Vector<W>; 2]) -> [Vector<W>; 4] {
     [y0, add(y0, y1), sub(y0, y1), neg(y1)]
 }
 /// `G g`.
 #[inline(always)]
-fn weight<const W: usize>([g0, g1, g2]: [Some<W>; 3]) -> [Some<W>; 4] {
+fn weight<const W: usize>([g0, g1, g2]: [Vector<W>; 3]) -> [Vector<W>; 4] {
     let ends = add(g0, g2);
     [g0, half(add(ends, g1)), half(sub(ends, g1)), g2]
 }
 /// `G^T m`.
 #[inline(always)]
-fn weight_grad<const W: usize>([m0, m1, m2, m3]: [Some<W>; 4]) -> [Some<W>; 3] {
+fn weight_grad<const W: usize>([m0, m1, m2, m3]: [Vector<W>; 4]) -> [Vector<W>; 3] {
     let both = half(add(m1, m2));
     [add(m0, both), half(sub(m1, m2)), add(m3, both)]
 }
@@ -112,16 +112,36 @@ macro_rules! by_width {
 /// each of 16 blocks, `block` elements apart.
 #[derive(Clone, Copy)]
 pub struct Points {
-    pub ptr: *mut f32,
-    pub block: usize,
-    pub channels: usize,
+    ptr: *mut f32,
+    block: usize,
+    channels: usize,
 }
 
 impl Points {
+    /// # Safety
+    /// All tiles that functions of the result work on must be readable and writable while they do.
+    pub unsafe fn new(ptr: *mut f32, block: usize, channels: usize) -> Points {
+        Points {
+            ptr,
+            block,
+            channels,
+        }
+    }
+
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// The points from tile `i` on.
-    pub fn from(self, i: usize) -> Points {
+    pub fn skip(self, i: usize) -> Points {
         let ptr = self.ptr.wrapping_add(i * self.channels);
         Points { ptr, ..self }
+    }
+
+    /// Where an element of tile `i` has its channels.
+    pub fn at(&self, element: usize, i: usize) -> *mut f32 {
+        self.ptr
+            .wrapping_add(element * self.block + i * self.channels)
     }
 }
 
@@ -129,13 +149,25 @@ impl Points {
 /// lines of `width` positions.
 #[derive(Clone, Copy)]
 pub struct Pixels {
-    pub ptr: *mut f32,
-    pub width: usize,
-    pub rows: usize,
-    pub cols: usize,
+    ptr: *mut f32,
+    width: usize,
+    rows: usize,
+    cols: usize,
 }
 
 impl Pixels {
+    /// # Safety
+    /// The positions that the tiles cover must be readable and writable while functions work on the
+    /// result.
+    pub unsafe fn new(ptr: *mut f32, width: usize, [rows, cols]: [usize; 2]) -> Pixels {
+        Pixels {
+            ptr,
+            width,
+            rows,
+            cols,
+        }
+    }
+
     /// The upper left corner of tile `i`, in positions.
     #[inline(always)]
     fn corner(self, i: usize) -> usize {
@@ -146,16 +178,16 @@ impl Pixels {
 /// The exponent of 2^-90, and of what is not finite.
 const SMALL: u32 = 37;
 const INFINITE: u32 = 255;
-/// How many times larger than is usual a number of an image may be, as a power of two.
-const SPREAD: u64 = 14;
+/// How many times larger than is usual a number may be, as a power of two.
+const SPREAD: u64 = 40;
+/// How many times larger than any other an element of the kernel may be, over all channels.
+const TAP_SPREAD: f32 = 64.0;
 
 crate::simd_dispatch! {
-    /// Whether the numbers at `x`, which must be there, are finite, and none of them is out of all
-    /// proportion to those that are not zero, by the mean of their exponents.
-    pub fn even(x: *const f32, len: usize) -> bool {
+    /// Whether all numbers are finite, and none of them is out of all proportion to those that are not
+    /// zero, by the mean of their exponents.
+    pub fn even(x: &[f32]) -> bool {
         let (mut most, mut sum, mut count) = ([0u32; 32], [0u32; 32], [0u32; 32]);
-        // SAFETY: the caller vouches for the numbers.
-        let x = unsafe { std::slice::from_raw_parts(x, len) };
         let (chunks, rest) = x.as_chunks::<32>();
         let mut last = [0f32; 32];
         last[..rest.len()].copy_from_slice(rest);
@@ -175,36 +207,48 @@ crate::simd_dispatch! {
         most < INFINITE && most as u64 * count <= sum + SPREAD * count
     }
 
-    /// Transforms inputs; the memory that `x` and `to` name must be there.
+    /// Transforms inputs.
     pub fn inputs(x: Pixels, to: Points) {
         by_width!(to.channels, inputs_of(x, to))
     }
 
-    /// Makes outputs out of sums and tells their largest exponent; the memory that `from` and `y` name
-    /// must be there.
+    /// Makes outputs out of sums and tells their largest exponent.
     pub fn outputs(from: Points, y: Pixels) -> u32 {
         by_width!(from.channels, outputs_of(from, y))
     }
 
-    /// Transforms gradients of outputs; the memory that `dy` and `to` name must be there.
+    /// Transforms gradients of outputs.
     pub fn output_grads(dy: Pixels, to: Points) {
         by_width!(to.channels, output_grads_of(dy, to))
     }
 
-    /// Transforms weights of neighbouring channels, tap after tap, `width` elements apart; the 16
-    /// results are `block` apart. All must be there. `turned`: the kernel is turned by half a circle.
-    pub fn weights(w: *const f32, width: usize, turned: bool, to: *mut f32, block: usize) {
-        by_width!(width, weights_of(w, width, turned, to, block))
+    /// Transforms weights of neighbouring channels, tap after tap, to a tile of points, and adds their
+    /// sizes to `sizes`. `turned`: the kernel is turned by half a circle.
+    pub fn weights(w: &[f32], turned: bool, to: Points, sizes: &mut [f32]) {
+        assert!(w.len() == TAPS * to.channels && sizes.len() == w.len());
+        for (size, w) in sizes.iter_mut().zip(w) {
+            *size += w.abs();
+        }
+        by_width!(to.channels, weights_of(w.as_ptr(), turned, to))
     }
 
-    /// Makes the gradients of neighbouring channels' weights out of sums that are `block` apart, each
-    /// of them in parts that are `part` apart: tap `t` of channel `i` at `to[9 i + t]`. All must be
-    /// there. Tells the largest exponent.
-    pub fn weight_grads(
-        sums: *const f32, channels: usize, block: usize, parts: usize, part: usize, to: *mut f32,
-    ) -> u32 {
-        by_width!(channels, weight_grads_of(sums, channels, block, parts, part, to))
+    /// Makes the gradients of neighbouring channels' weights out of the first tile of sums, of which
+    /// there are so many parts, `part` elements apart: tap `t` of channel `i` at `to[9 i + t]`. Tells the
+    /// largest exponent.
+    pub fn weight_grads(sums: Points, parts: usize, part: usize, to: &mut [f32]) -> u32 {
+        assert!(to.len() == TAPS * sums.channels);
+        by_width!(sums.channels, weight_grads_of(sums, parts, part, to.as_mut_ptr()))
     }
+}
+
+/// Whether in the first `count` of `width` channels no element of the kernel is out of all proportion
+/// to another: an input under the small one would be multiplied by the large one, and cancelled.
+pub fn taps_alike(sizes: &[f32], width: usize, count: usize) -> bool {
+    (0..count).all(|i| {
+        let taps = || sizes[i..].iter().step_by(width).copied();
+        let (least, most) = (taps().fold(f32::MAX, f32::min), taps().fold(0.0, f32::max));
+        taps().sum::<f32>().is_finite() && most <= TAP_SPREAD * least
+    })
 }
 
 /// A column of four, three or two of what `$at` gives for a row.
@@ -326,19 +370,18 @@ fn output_grads_of<const W: usize>(dy: Pixels, to: Points) {
 }
 
 #[inline(always)]
-fn weights_of<const W: usize>(
-    w: *const f32,
-    width: usize,
-    turned: bool,
-    to: *mut f32,
-    block: usize,
-) {
-    for c in (0..width).step_by(W) {
+fn weights_of<const W: usize>(w: *const f32, turned: bool, to: Points) {
+    let Points {
+        ptr,
+        block,
+        channels,
+    } = to;
+    for c in (0..channels).step_by(W) {
         macro_rules! at {
             ($r:expr, $s:expr) => {{
                 let tap = 3 * $r + $s;
                 let tap = if turned { TAPS - 1 - tap } else { tap };
-                load::<W>(w.add(tap * width + c))
+                load::<W>(w.add(tap * channels + c))
             }};
         }
         // SAFETY: the caller vouches for the taps and the results.
@@ -350,7 +393,7 @@ fn weights_of<const W: usize>(
             for r in 0..4 {
                 let row = weight([columns[0][r], columns[1][r], columns[2][r]]);
                 for s in 0..4 {
-                    store(to.add((4 * r + s) * block + c), row[s]);
+                    store(ptr.add((4 * r + s) * block + c), row[s]);
                 }
             }
         }
@@ -358,19 +401,17 @@ fn weights_of<const W: usize>(
 }
 
 #[inline(always)]
-fn weight_grads_of<const W: usize>(
-    sums: *const f32,
-    channels: usize,
-    block: usize,
-    parts: usize,
-    part: usize,
-    to: *mut f32,
-) -> u32 {
+fn weight_grads_of<const W: usize>(sums: Points, parts: usize, part: usize, to: *mut f32) -> u32 {
+    let Points {
+        ptr,
+        block,
+        channels,
+    } = sums;
     let mut most = [0; W];
     for c in (0..channels).step_by(W) {
         macro_rules! at {
             ($r:expr, $s:expr) => {{
-                let from = sums.add((4 * $r + $s) * block + c);
+                let from = ptr.add((4 * $r + $s) * block + c);
                 let mut sum = load::<W>(from);
                 for p in 1..parts {
                     sum = add(sum, load(from.add(p * part)));

@@ -1,7 +1,7 @@
 //! The gradient of the weights.
 
 use super::transforms::{self, Pixels, Points};
-use super::{POINTS, Piece, TILE, Tiles, kernels, positions};
+use super::{POINTS, TILE, Tiles, kernels, positions};
 use crate::cpu::conv::{ConvShape, Ptr, faces};
 use crate::cpu::matmul::{After, Kernels, Scratch, Tile};
 use crate::cpu::pool;
@@ -43,7 +43,7 @@ impl Job {
         let cuts = outs.div_ceil(fit.max(8));
         let outs = outs.div_ceil(cuts).next_multiple_of(8);
         let cuts = s.group_out().div_ceil(outs);
-        let all = s.batch * tiles.rows;
+        let all = tiles.all(s.batch);
         let parts = TASKS.div_ceil(cuts * s.groups).min(all);
         let part = all.div_ceil(parts);
         let fit = (NEAR / (POINTS * (ins + outs) * size_of::<f32>())).max(LEAST);
@@ -62,7 +62,7 @@ impl Job {
     pub fn cycles(&self) -> usize {
         let s = &self.s;
         let (ins, outs, lanes) = (s.group_in(), s.group_out(), self.set.lanes);
-        let tiles = s.batch * s.groups * self.tiles.rows * self.tiles.cols;
+        let tiles = self.tiles.all(s.batch) * self.tiles.cols * s.groups;
         let products = tiles * POINTS * outs * ins.next_multiple_of(lanes);
         let cuts = outs.div_ceil(self.outs);
         let transforms = tiles * (5 * ins * cuts + 4 * outs) * 8 / lanes;
@@ -84,11 +84,11 @@ impl Job {
         let (s, set, tiles) = (&self.s, self.set, &self.tiles);
         let (ins, outs) = (s.group_in(), s.group_out());
         let cuts = outs.div_ceil(self.outs);
-        let all = s.batch * tiles.rows;
+        let all = tiles.all(s.batch);
         let part = all.div_ceil(self.parts);
         let [h, w] = s.input;
         let [oh, ow] = s.output();
-        let (seen, line) = tiles.seen(self.rows.min(tiles.rows));
+        let [lines, line] = tiles.seen(self.rows.min(tiles.rows));
         let block = |channels: usize| self.rows * tiles.cols * channels + 16;
         // `[part, group, point, output channel, input channel]`.
         let size = s.groups * POINTS * outs * ins;
@@ -101,18 +101,13 @@ impl Job {
             let (i, group) = (i / s.groups, i % s.groups);
             let o = cut * self.outs;
             let some = self.outs.min(outs - o);
-            let pixels = Scratch::<f32>::new(seen * ins.max(some));
+            let pixels = Scratch::<f32>::new(lines * line * ins.max(some));
             let inputs = Scratch::<f32>::new(POINTS * block(ins));
-            let inputs = Points {
-                ptr: inputs.ptr(),
-                block: block(ins),
-                channels: ins,
-            };
             let grads = Scratch::<f32>::new(POINTS * block(some));
-            let grads = Points {
-                ptr: grads.ptr(),
-                block: block(some),
-                channels: some,
+            // SAFETY: there is room for all tiles that are added at once.
+            let (inputs, grads) = unsafe {
+                let inputs = Points::new(inputs.ptr(), block(ins), ins);
+                (inputs, Points::new(grads.ptr(), block(some), some))
             };
             let end = all.min((i + 1) * part);
             for first in (i * part..end).step_by(self.rows) {
@@ -120,31 +115,32 @@ impl Job {
                 if !suits.load(Ordering::Relaxed) {
                     return;
                 }
-                for Piece { image, rows, at } in tiles.pieces(rows.clone()) {
-                    let unit = image * s.groups + group;
-                    let mut near = Pixels {
-                        ptr: pixels.ptr(),
-                        width: line,
-                        rows: rows.len(),
-                        cols: tiles.cols,
-                    };
+                for piece in tiles.pieces(rows.clone()) {
+                    let unit = piece.image * s.groups + group;
+                    let [lines, cols] = [piece.rows.len(), tiles.cols];
                     // SAFETY: the group's channels of the image and of the gradient; scratch of the
                     // sizes needed.
                     unsafe {
+                        let near = pixels.ptr();
+                        let laid_out = |[h, w]: [usize; 2], channels: usize| {
+                            transforms::even(std::slice::from_raw_parts(near, h * w * channels))
+                        };
                         let x = x.0.add(unit * ins * h * w);
-                        tiles.lay_out(set, x, ins, &rows, near.ptr);
-                        let even = transforms::even(near.ptr, tiles.seen(rows.len()).0 * ins);
-                        transforms::inputs(near, inputs.from(at));
-                        near.width = tiles.cols * TILE;
+                        tiles.lay_out(set, x, ins, &piece, near);
+                        let even = laid_out(tiles.seen(lines), ins);
+                        let seen = Pixels::new(near, line, [lines, cols]);
+                        transforms::inputs(seen, inputs.skip(piece.at));
+
                         let dy = dy.0.add((unit * outs + o) * oh * ow);
-                        let corner = [(rows.start * TILE) as isize, 0];
-                        let window = [rows.len() * TILE, near.width];
-                        positions(set, dy, [oh, ow], some, corner, window, near.ptr);
-                        let size = window[0] * window[1] * some;
-                        if !even || !transforms::even(near.ptr, size) {
+                        let corner =
+                            [piece.rows.start, piece.band * cols].map(|n| (n * TILE) as isize);
+                        let window = [lines, cols].map(|n| n * TILE);
+                        positions(set, dy, [oh, ow], some, corner, window, near);
+                        if !even || !laid_out(window, some) {
                             suits.store(false, Ordering::Relaxed);
                         }
-                        transforms::output_grads(near, grads.from(at));
+                        let made = Pixels::new(near, window[1], [lines, cols]);
+                        transforms::output_grads(made, grads.skip(piece.at));
                     }
                 }
                 // SAFETY: what has been transformed; the sums of this task.
@@ -170,10 +166,10 @@ impl Job {
                 // SAFETY: the sums of an output channel, and its weights.
                 let (from, to) = unsafe {
                     let from = from.0.add(group * POINTS * outs * ins + first * ins);
-                    (from, to.0.add(o * window))
+                    let to = std::slice::from_raw_parts_mut(to.0.add(o * window), window);
+                    (Points::new(from, outs * ins, ins), to)
                 };
-                let block = outs * ins;
-                let exponent = transforms::weight_grads(from, ins, block, self.parts, size, to);
+                let exponent = transforms::weight_grads(from, self.parts, size, to);
                 most.fetch_max(exponent, Ordering::Relaxed);
             }
         });
@@ -196,7 +192,7 @@ impl Job {
         sums: *mut f32,
         accumulate: bool,
     ) {
-        let (set, ins) = (self.set, inputs.channels);
+        let (set, ins, some) = (self.set, inputs.channels(), grads.channels());
         let block = self.s.group_out() * ins;
         let width = 2 * set.lanes;
         for point in 0..POINTS {
@@ -205,17 +201,15 @@ impl Job {
                 let vectors = cols.div_ceil(set.lanes);
                 let lanes = cols - (vectors - 1) * set.lanes;
                 let kernels = set.tile[vectors - 1];
-                let height = grads
-                    .channels
-                    .div_ceil(grads.channels.div_ceil(kernels.len()));
-                for o in (0..grads.channels).step_by(height) {
+                let height = some.div_ceil(some.div_ceil(kernels.len()));
+                for o in (0..some).step_by(height) {
                     // SAFETY: passed on from the caller.
                     unsafe {
-                        kernels[height.min(grads.channels - o) - 1](&Tile {
+                        kernels[height.min(some - o) - 1](&Tile {
                             k: count,
-                            a: grads.ptr.add(point * grads.block + o),
-                            a_step: grads.channels as isize,
-                            b: inputs.ptr.add(point * inputs.block + c),
+                            a: grads.at(point, 0).add(o),
+                            a_step: some as isize,
+                            b: inputs.at(point, 0).add(c),
                             b_step: ins as isize,
                             c: sums.add(point * block + o * ins + c),
                             c_step: ins as isize,
