@@ -305,7 +305,7 @@ unsafe fn input_grad<T: Block>(
     // of a task are whole tiles.
     let fit = (COLUMNS / (taps * positions * size_of::<T>())).max(1);
     let share = (ins * units).div_ceil(8).max(1);
-    let whole = (1..=height).find(|n| n * taps % height == 0);
+    let whole = (1..=height).find(|n| (n * taps).is_multiple_of(height));
     let some = fit.min(share).next_multiple_of(whole.unwrap_or(1)).min(ins);
     let cuts = ins.div_ceil(some);
     let (dy, dx) = (Ptr(dy.cast_mut()), Ptr(dx));

@@ -1,5 +1,7 @@
 //! The transforms, on neighbouring channels at a time.
 
+#![allow(clippy::needless_range_loop)] // plain loops over registers
+
 use super::TAPS;
 
 /// Neighbouring channels.
