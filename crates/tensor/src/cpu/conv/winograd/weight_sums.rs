@@ -13,8 +13,11 @@ const SUMS: usize = 2 << 20;
 const NEAR: usize = 512 << 10;
 /// The least number of tiles that are added to the sums at once.
 const LEAST: usize = 48;
-/// The work is cut into at least that many tasks.
+/// The work is cut into about that many tasks.
 const TASKS: usize = 8;
+/// The least number of tiles of a part of the batch, and of output channels of a cut.
+const PART: usize = 256;
+const CUT: usize = 32;
 
 /// A planned gradient.
 pub struct Job {
@@ -39,12 +42,16 @@ impl Job {
     pub fn with(set: &'static Kernels<f32>, s: &ConvShape) -> Job {
         let tiles = Tiles::new(faces::walk(s));
         let (ins, outs) = (s.group_in(), s.group_out());
-        let fit = SUMS / (POINTS * ins * size_of::<f32>()) / 8 * 8;
-        let cuts = outs.div_ceil(fit.max(8));
-        let outs = outs.div_ceil(cuts).next_multiple_of(8);
-        let cuts = s.group_out().div_ceil(outs);
         let all = tiles.all(s.batch);
-        let parts = TASKS.div_ceil(cuts * s.groups).min(all);
+        // Parts cost sums that are as large as all weights, cuts that inputs are transformed again.
+        let most = (all * tiles.cols / PART).clamp(1, all);
+        let fit = SUMS / (POINTS * ins * size_of::<f32>());
+        let cuts = outs
+            .div_ceil(fit.max(8))
+            .max(TASKS.div_ceil(most * s.groups));
+        let outs = outs.div_ceil(cuts).next_multiple_of(8).max(CUT);
+        let cuts = s.group_out().div_ceil(outs);
+        let parts = TASKS.div_ceil(cuts * s.groups).min(most);
         let part = all.div_ceil(parts);
         let fit = (NEAR / (POINTS * (ins + outs) * size_of::<f32>())).max(LEAST);
         let rows = (fit / tiles.cols).clamp(1, part);
