@@ -132,7 +132,7 @@ fn vectors_of_sixteen_agree_with_the_sum_over_all_terms() {
 fn the_error_is_not_larger_than_that_of_plain_sums() {
     let s = ConvShape {
         padding: [(1, 1); 2],
-        ..shape(2, [64, 64], [8, 8], [3, 3])
+        ..shape(8, [64, 64], [8, 8], [3, 3])
     };
     if kernels(&s).is_none() {
         return;
