@@ -91,6 +91,18 @@ impl ConvShape {
         self.group_in() * self.kernel[0] * self.kernel[1]
     }
 
+    /// One group of one image by itself.
+    #[cfg(target_arch = "x86_64")]
+    fn one_group(&self) -> ConvShape {
+        ConvShape {
+            batch: 1,
+            groups: 1,
+            in_channels: self.group_in(),
+            out_channels: self.group_out(),
+            ..*self
+        }
+    }
+
     /// Elements of the input, of the weights and of the output.
     fn sizes(&self) -> [usize; 3] {
         let [oh, ow] = self.output();
@@ -213,7 +225,7 @@ impl Unit {
         }
     }
 
-    /// Whether it has been computed, which it is not if some numbers have no exact parts.
+    /// Whether it has been computed, which it is not if some numbers do not suit the way.
     ///
     /// # Safety
     /// As for [`conv`].

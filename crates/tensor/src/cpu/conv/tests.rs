@@ -115,23 +115,28 @@ fn check<T: ConvScalar>(s: &ConvShape, tol: f64) {
     }
 }
 
-/// At every precision: the numbers have so few bits that all are exact.
+/// Input, weights and output's gradient of so few bits that all sums are exact, and what the three
+/// faces make of them.
 #[cfg(target_arch = "x86_64")]
-fn check_ways(s: &ConvShape) -> usize {
-    let [xl, wl, yl] = s.sizes();
-    let single = |len, seed| {
-        numbers(len, seed)
-            .iter()
-            .map(|&x| x as f32)
-            .collect::<Vec<f32>>()
-    };
-    let (x, w, dy) = (single(xl, 1), single(wl, 2), single(yl, 3));
-    let mut want = [vec![0.0; yl], vec![0.0; xl], vec![0.0; wl]];
+pub fn few_bits(s: &ConvShape) -> ([Vec<f32>; 3], [Vec<f32>; 3]) {
+    let [x, w, dy] = s.sizes();
+    let [x, w, dy] = [(x, 1), (w, 2), (dy, 3)].map(|(len, seed)| {
+        let all = numbers(len, seed);
+        all.iter().map(|&x| x as f32).collect::<Vec<f32>>()
+    });
+    let mut want = [&dy, &x, &w].map(|v| vec![0.0; v.len()]);
     terms(s, |i, j, p| {
         want[0][p] += x[i] * w[j];
         want[1][i] += dy[p] * w[j];
         want[2][j] += x[i] * dy[p];
     });
+    ([x, w, dy], want)
+}
+
+/// At every precision: the numbers have so few bits that all are exact.
+#[cfg(target_arch = "x86_64")]
+fn check_ways(s: &ConvShape) -> usize {
+    let ([x, w, dy], want) = few_bits(s);
     let mut done = 0;
     for precision in Precision::ALL {
         let s = ConvShape { precision, ..*s };

@@ -454,13 +454,7 @@ impl Job {
         images: usize,
         y: *mut f32,
     ) {
-        let s = ConvShape {
-            batch: 1,
-            groups: 1,
-            in_channels: self.s.group_in(),
-            out_channels: self.s.group_out(),
-            ..self.s
-        };
+        let s = self.s.one_group();
         for n in n..n + images {
             let unit = n * self.s.groups + group;
             // SAFETY: one group of one image, which is this task's own.

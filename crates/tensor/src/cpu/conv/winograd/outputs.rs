@@ -263,25 +263,33 @@ impl Job {
                         self.by_sums(x, w, &channels, [&lines, &cols], y);
                     }
                 }
-                let at = |o: usize| (unit * outs + o) * result;
-                if cols.len() < row {
-                    for (o, line) in channels
-                        .clone()
-                        .flat_map(|o| lines.clone().map(move |l| (o, l)))
-                    {
-                        let line = at(o) + line * row;
-                        after(line + cols.start..line + cols.end);
-                    }
-                } else if lines.len() < tiles.walk.output[0] {
-                    for o in channels.clone() {
-                        after(at(o) + lines.start * row..at(o) + lines.end * row);
-                    }
-                } else {
-                    after(at(channels.start)..at(channels.end));
-                }
+                self.tell(unit, channels.clone(), [lines, cols], after);
             }
         });
         true
+    }
+
+    /// Tells `after` of channels, lines and columns of one group of one image, in runs as long as can be.
+    fn tell(
+        &self,
+        unit: usize,
+        channels: Range<usize>,
+        [lines, cols]: [Range<usize>; 2],
+        after: After<'_>,
+    ) {
+        let [height, row] = self.c.walk.output;
+        let at = |o: usize, line: usize| ((unit * self.c.outs + o) * height + line) * row;
+        if cols.len() < row {
+            for o in channels {
+                for line in lines.clone() {
+                    after(at(o, line) + cols.start..at(o, line) + cols.end);
+                }
+            }
+        } else if lines.len() < height {
+            channels.for_each(|o| after(at(o, lines.start)..at(o, lines.end)));
+        } else {
+            after(at(channels.start, 0)..at(channels.end, 0));
+        }
     }
 
     /// Multiplies the inputs of `count` tiles by the weights of some panels, point by point.
@@ -343,15 +351,8 @@ impl Job {
         let whole = Scratch::<f32>::new(channels.len() * lines.len() * row);
         // SAFETY: passed on from the caller.
         unsafe {
-            let turned = (self.face != Face::Output).then(|| {
-                let s = ConvShape {
-                    groups: 1,
-                    in_channels: self.s.group_in(),
-                    out_channels: self.s.group_out(),
-                    ..self.s
-                };
-                faces::turn_weights(&s, w)
-            });
+            let turned =
+                (self.face != Face::Output).then(|| faces::turn_weights(&self.s.one_group(), w));
             let w = turned.as_ref().map_or(w, |w| w.ptr().cast_const());
             let w = w.add(channels.start * c.ins * TAPS);
             faces::correlate(&c, x, w, None, whole.ptr(), &|_| {});

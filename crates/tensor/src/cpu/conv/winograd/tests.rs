@@ -1,5 +1,5 @@
 use super::*;
-use crate::cpu::conv::tests::{numbers, shape, terms};
+use crate::cpu::conv::tests::{few_bits, numbers, shape, terms};
 use crate::cpu::matmul::Tile;
 use crate::{Face, Precision};
 
@@ -96,31 +96,28 @@ fn shapes() -> Vec<ConvShape> {
     all
 }
 
+/// What the three faces make of input, weights and output's gradient.
+fn all_faces(set: &'static Kernels<f32>, s: &ConvShape, operands: &[Vec<f32>; 3]) -> [Vec<f32>; 3] {
+    let [x, w, dy] = operands;
+    let mut got = [dy, x, w].map(|v| vec![77f32; v.len()]);
+    let [to_y, to_dx, to_dw] = &mut got;
+    // SAFETY: the vectors have the sizes of the shape.
+    unsafe {
+        let output = Job::with(set, Face::Output, s);
+        assert!(output.run(x.as_ptr(), w.as_ptr(), None, to_y.as_mut_ptr(), &|_| {}));
+        let input_grad = Job::with(set, Face::InputGrad, s);
+        assert!(input_grad.run(dy.as_ptr(), w.as_ptr(), None, to_dx.as_mut_ptr(), &|_| {}));
+        let weight_grad = SumsJob::with(set, s);
+        assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), to_dw.as_mut_ptr(), &|_| {}));
+    }
+    got
+}
+
 #[test]
 fn vectors_of_sixteen_agree_with_the_sum_over_all_terms() {
     for s in shapes() {
-        let [x, w, dy] = s.sizes();
-        let [x, w, dy] = [(x, 1), (w, 2), (dy, 3)].map(|(len, seed)| {
-            let all = numbers(len, seed);
-            all.iter().map(|&x| x as f32).collect::<Vec<f32>>()
-        });
-        let mut want = [vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]];
-        terms(&s, |i, j, p| {
-            want[0][p] += x[i] * w[j];
-            want[1][i] += dy[p] * w[j];
-            want[2][j] += x[i] * dy[p];
-        });
-        let mut got = want.clone().map(|v| vec![77f32; v.len()]);
-        // SAFETY: the vectors have the sizes of the shape.
-        unsafe {
-            let [y, dx, dw] = &mut got;
-            let output = Job::with(&WIDE, Face::Output, &s);
-            assert!(output.run(x.as_ptr(), w.as_ptr(), None, y.as_mut_ptr(), &|_| {}));
-            let input_grad = Job::with(&WIDE, Face::InputGrad, &s);
-            assert!(input_grad.run(dy.as_ptr(), w.as_ptr(), None, dx.as_mut_ptr(), &|_| {}));
-            let weight_grad = SumsJob::with(&WIDE, &s);
-            assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), dw.as_mut_ptr(), &|_| {}));
-        }
+        let (operands, want) = few_bits(&s);
+        let got = all_faces(&WIDE, &s, &operands);
         for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
             assert!((got - want).abs() <= 1e-4, "{s:?}: {got} not {want}");
         }
@@ -134,9 +131,9 @@ fn the_error_is_not_larger_than_that_of_plain_sums() {
         padding: [(1, 1); 2],
         ..shape(8, [64, 64], [8, 8], [3, 3])
     };
-    if kernels(&s).is_none() {
+    let Some(set) = kernels(&s) else {
         return;
-    }
+    };
     assert_eq!(s.precision, Precision::Highest);
     let [x, w, dy] = s.sizes();
     // Many bits, and none of them zero by design.
@@ -146,30 +143,15 @@ fn the_error_is_not_larger_than_that_of_plain_sums() {
             .map(|i| (coarse[i] + fine[i] / 301.0) as f32)
             .collect::<Vec<f32>>()
     });
-    let empty = || [vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]];
-    let mut exact: [Vec<f64>; 3] = empty();
-    let mut plain = [
-        vec![0f32; dy.len()],
-        vec![0f32; x.len()],
-        vec![0f32; w.len()],
-    ];
+    let mut exact = [&dy, &x, &w].map(|v| vec![0f64; v.len()]);
+    let mut plain = [&dy, &x, &w].map(|v| vec![0f32; v.len()]);
     terms(&s, |i, j, p| {
         for (face, at, a, b) in [(0, p, x[i], w[j]), (1, i, dy[p], w[j]), (2, j, x[i], dy[p])] {
             exact[face][at] += a as f64 * b as f64;
             plain[face][at] += a * b;
         }
     });
-    let mut got = plain.clone();
-    // SAFETY: the vectors have the sizes of the shape.
-    unsafe {
-        let [y, dx, dw] = &mut got;
-        let output = Job::new(Face::Output, &s).unwrap();
-        assert!(output.run(x.as_ptr(), w.as_ptr(), None, y.as_mut_ptr(), &|_| {}));
-        let input_grad = Job::new(Face::InputGrad, &s).unwrap();
-        assert!(input_grad.run(dy.as_ptr(), w.as_ptr(), None, dx.as_mut_ptr(), &|_| {}));
-        let weight_grad = SumsJob::new(&s).unwrap();
-        assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), dw.as_mut_ptr(), &|_| {}));
-    }
+    let got = all_faces(set, &s, &[x, w, dy]);
     for face in 0..3 {
         let error = |of: &[f32]| {
             let errors = of
@@ -186,7 +168,7 @@ fn the_error_is_not_larger_than_that_of_plain_sums() {
 
 #[test]
 fn uneven_numbers_are_told() {
-    let even = |x: &[f32]| transforms::even(x);
+    let even = transforms::even;
     assert!(even(&[]) && even(&[0.0; 70]) && even(&[1e-30, 2e-30, 0.0]));
     for (odd, is_even) in [
         (1e9, true),
