@@ -44,7 +44,7 @@ struct Kept {
 }
 
 /// Runs the plan and returns what may be dropped once the lock is released.
-fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>, Vec<Value>)> {
+fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>, Vec<Box<Value>>)> {
     let _flush = crate::cpu::pool::flush_denormals();
     let _awake = crate::cpu::pool::keep_awake();
     let leaf = |i: u32| graph.leaf(i as usize).expect("the plan knows it as a leaf");

@@ -578,7 +578,7 @@ impl Fast {
         let described: Vec<_> = inputs.iter().map(|t| (&t.0.shape, t.0.dtype)).collect();
         let (shape, dtype) = self.infer(&described);
         let inputs = inputs.iter().map(|&t| t.clone()).collect();
-        Tensor::from_node(Prim::Fast(self), inputs, shape, dtype)
+        Tensor::from_node(Prim::Fast(Box::new(self)), inputs, shape, dtype)
     }
 }
 

@@ -4,13 +4,14 @@
 mod patches;
 
 use crate::module::Module;
-use crate::node::{Group, IdMap, Node, Segment, current_scope, next_id, record};
+use crate::node::{Group, IdMap, Node, Segment, current_scope, next_id, record, sort_by_id};
 use crate::prim::{Conv, Face, Prim, ReduceOp, SliceSpec};
 use crate::shape::Shape;
 use crate::tape::{Binary, Unary};
 use crate::tensor::Tensor;
 use patches::Patches;
 use smallvec::{SmallVec, smallvec};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -39,7 +40,7 @@ fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor, wanted: &[bool]) -> Co
             let mut inverse = vec![0isize; axes.len()];
             axes.iter()
                 .enumerate()
-                .for_each(|(i, &a)| inverse[a] = i as isize);
+                .for_each(|(i, &a)| inverse[a as usize] = i as isize);
             smallvec![Some(
                 product_transposed(g, &inverse).unwrap_or_else(|| g.permute(inverse))
             )]
@@ -74,7 +75,13 @@ fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor, wanted: &[bool]) -> Co
         Prim::Reduce(op, axes) => {
             let x = &x[0];
             let kept: Shape = (0..x.rank())
-                .map(|d| if axes.contains(&d) { 1 } else { x.shape()[d] })
+                .map(|d| {
+                    if axes.iter().any(|&a| a as usize == d) {
+                        1
+                    } else {
+                        x.shape()[d]
+                    }
+                })
                 .collect();
             let spread = |t: &Tensor| t.reshape(kept.clone()).broadcast_to(x.shape());
             smallvec![Some(match op {
@@ -298,16 +305,16 @@ struct Replay {
 
 impl Replays {
     /// `t` as the backward pass should read it: `t` itself, or its recomputation.
-    fn residual(&mut self, t: &Tensor, g: &Tensor) -> Tensor {
+    fn residual<'a>(&mut self, t: &'a Tensor, g: &Tensor) -> Cow<'a, Tensor> {
         let Some(segment) = &t.0.segment else {
-            return t.clone();
+            return Cow::Borrowed(t);
         };
         let key = Arc::as_ptr(segment);
         let replay = self.0.entry(key).or_insert_with(|| Replay {
             after: g.clone(),
             copies: HashMap::new(),
         });
-        replay.copy(t, key)
+        Cow::Owned(replay.copy(t, key))
     }
 }
 
@@ -365,7 +372,6 @@ impl Replay {
 /// One node met by the sweep.
 struct Visit {
     tensor: Tensor,
-    inputs: SmallVec<[u32; 3]>,
     /// Whether a target lies at or below.
     leads: bool,
     /// The sum of what has come back, but for the patches.
@@ -375,10 +381,11 @@ struct Visit {
 
 impl Visit {
     /// The sum of all that has come back.
-    fn cotangent(&self) -> Option<Tensor> {
+    fn cotangent(&self) -> Option<Cow<'_, Tensor>> {
         match (&self.sum, self.patches.whole()) {
-            (Some(sum), Some(patches)) => Some(sum + patches),
-            (sum, patches) => sum.clone().or(patches),
+            (Some(sum), Some(patches)) => Some(Cow::Owned(sum + patches)),
+            (None, patches) => patches.map(Cow::Owned),
+            (Some(sum), None) => Some(Cow::Borrowed(sum)),
         }
     }
 }
@@ -397,91 +404,86 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
         recorded && node.id >= since && !matches!(node.prim, Prim::StopGradient)
     };
 
-    // Everything between the outputs and the edge of the recording, in the order of creation.
+    // Everything between the outputs and the edge of the recording, as it is met.
     let first = scope.as_ref().map_or(since, |scope| scope.first.max(since));
     let most = next_id().saturating_sub(first).min(1 << 16) as usize;
     let mut index: IdMap<u32> = IdMap::with_capacity_and_hasher(most, Default::default());
-    let mut nodes: Vec<Tensor> = Vec::with_capacity(most);
+    let mut visits: Vec<Visit> = Vec::with_capacity(most);
+    let visit = |tensor: Tensor| Visit {
+        tensor,
+        leads: false,
+        sum: None,
+        patches: Patches::default(),
+    };
     for (t, _) in outputs {
-        if index.insert(t.0.id, 0).is_none() {
-            nodes.push((*t).clone());
-        }
+        index.entry(t.0.id).or_insert_with(|| {
+            visits.push(visit((*t).clone()));
+            (visits.len() - 1) as u32
+        });
     }
+    // The places of all their inputs, and where those of each end.
+    let (mut edges, mut ends): (Vec<u32>, Vec<usize>) = (Vec::new(), Vec::with_capacity(most));
     let mut new: SmallVec<[Tensor; 4]> = SmallVec::new();
-    let mut next = 0;
-    while let Some(t) = nodes.get(next) {
-        if open(&t.0) {
-            for input in &t.0.state().inputs {
-                if index.insert(input.0.id, 0).is_none() {
+    while let Some(met) = visits.get(ends.len()) {
+        if open(&met.tensor.0) {
+            for input in &met.tensor.0.state().inputs {
+                let place = index.entry(input.0.id).or_insert_with(|| {
                     new.push(input.clone());
-                }
+                    (visits.len() + new.len() - 1) as u32
+                });
+                edges.push(*place);
             }
         }
-        nodes.extend(new.drain(..));
-        next += 1;
+        ends.push(edges.len());
+        visits.extend(new.drain(..).map(visit));
     }
-    nodes.sort_unstable_by_key(|t| t.0.id);
-    for (i, t) in nodes.iter().enumerate() {
-        index.insert(t.0.id, i as u32);
-    }
+    let inputs_of = |i: usize| {
+        let start = i.checked_sub(1).map_or(0, |before| ends[before]);
+        &edges[start..ends[i]]
+    };
+    let ids = visits.iter().map(|v| v.tensor.0.id);
+    let mut order: Vec<(u64, u32)> = ids.zip(0..).collect();
+    sort_by_id(&mut order);
 
     // Which of them lead to a target.
-    let wanted: IdMap<()> = targets.iter().map(|t| (t.0.id, ())).collect();
-    let mut visits: Vec<Visit> = Vec::with_capacity(nodes.len());
-    for tensor in nodes {
-        let inputs: SmallVec<[u32; 3]> = match open(&tensor.0) {
-            true => tensor
-                .0
-                .state()
-                .inputs
-                .iter()
-                .map(|t| index[&t.0.id])
-                .collect(),
-            false => SmallVec::new(),
-        };
-        let leads =
-            wanted.contains_key(&tensor.0.id) || inputs.iter().any(|&i| visits[i as usize].leads);
-        visits.push(Visit {
-            tensor,
-            inputs,
-            leads,
-            sum: None,
-            patches: Patches::default(),
-        });
+    for target in targets {
+        if let Some(&i) = index.get(&target.0.id) {
+            visits[i as usize].leads = true;
+        }
+    }
+    for &(_, i) in &order {
+        let mut inputs = inputs_of(i as usize).iter();
+        visits[i as usize].leads |= inputs.any(|&j| visits[j as usize].leads);
     }
 
     for (output, g) in outputs {
         add_cotangent(&mut visits[index[&output.0.id] as usize], g.clone());
     }
     let mut replays = Replays::default();
-    for i in (0..visits.len()).rev() {
-        let visit = &visits[i];
-        let (true, Some(g)) = (visit.leads, visit.cotangent()) else {
-            continue;
-        };
-        let wanted = visit.inputs.iter().map(|&j| visits[j as usize].leads);
-        let wanted: SmallVec<[bool; 4]> = wanted.collect();
+    for &(_, i) in order.iter().rev() {
+        let (visit, inputs) = (&visits[i as usize], inputs_of(i as usize));
+        let wanted: SmallVec<[bool; 4]> =
+            inputs.iter().map(|&j| visits[j as usize].leads).collect();
         if !wanted.contains(&true) {
             continue;
         }
-        let inputs: SmallVec<[Tensor; 4]> = visit
-            .inputs
-            .iter()
-            .map(|&j| replays.residual(&visits[j as usize].tensor, &g))
-            .collect();
+        let Some(g) = visit.cotangent() else {
+            continue;
+        };
+        let x = inputs.iter().map(|&j| &visits[j as usize].tensor);
+        let x: SmallVec<[Tensor; 4]> = x.map(|x| replays.residual(x, &g).into_owned()).collect();
         let y = replays.residual(&visit.tensor, &g);
-        let cotangents = vjp(&visit.tensor.0.prim, &inputs, &y, &g, &wanted);
-        let input_ids = visit.inputs.clone();
-        for (&j, c) in input_ids.iter().zip(cotangents) {
-            if let (true, Some(c)) = (visits[j as usize].leads, c) {
-                add_cotangent(&mut visits[j as usize], c);
+        let cotangents = vjp(&visit.tensor.0.prim, &x, &y, &g, &wanted);
+        for (&j, c) in inputs.iter().zip(cotangents) {
+            let input = &mut visits[j as usize];
+            if let (true, Some(c)) = (input.leads, c) {
+                add_cotangent(input, c);
             }
         }
     }
     let result = |t: &&Tensor| {
-        index
-            .get(&t.0.id)
-            .and_then(|&i| visits[i as usize].cotangent())
+        let i = *index.get(&t.0.id)?;
+        visits[i as usize].cotangent().map(Cow::into_owned)
     };
     targets.iter().map(result).collect()
 }

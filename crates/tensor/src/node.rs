@@ -33,6 +33,24 @@ impl Hasher for IdHasher {
     }
 }
 
+/// Brings nodes into the order of their creation; each is given once, by its id and a number that
+/// goes with it. Most were made shortly before the last one: these find their places by counting.
+pub(crate) fn sort_by_id(nodes: &mut Vec<(u64, u32)>) {
+    const NONE: u32 = u32::MAX;
+    let last = nodes.iter().map(|&(id, _)| id).max().unwrap_or(0);
+    let first = (last + 1).saturating_sub(4 * nodes.len() as u64);
+    let mut places = vec![NONE; (last + 1 - first) as usize];
+    nodes.retain(|&(id, number)| {
+        if id >= first {
+            places[(id - first) as usize] = number;
+        }
+        id < first
+    });
+    nodes.sort_unstable();
+    let near = (first..).zip(places);
+    nodes.extend(near.filter(|&(_, number)| number != NONE));
+}
+
 /// The inputs of a node.
 pub(crate) type Inputs = SmallVec<[Tensor; 3]>;
 
@@ -62,7 +80,8 @@ pub(crate) struct Mark {
 #[derive(Default)]
 pub(crate) struct State {
     pub inputs: Inputs,
-    pub value: Option<Value>,
+    /// Boxed: most nodes of a step never have one.
+    pub value: Option<Box<Value>>,
     /// The other results of the recording that yielded this node.
     pub group: Option<Arc<Group>>,
 }
@@ -125,7 +144,13 @@ impl Node {
     }
 
     pub fn with_value(shape: Shape, dtype: DType, value: Value) -> Arc<Node> {
-        Node::build(Prim::Data, Inputs::new(), shape, dtype, Some(value))
+        Node::build(
+            Prim::Data,
+            Inputs::new(),
+            shape,
+            dtype,
+            Some(Box::new(value)),
+        )
     }
 
     // A node is some hundred bytes: built where it will lie, not moved there.
@@ -135,7 +160,7 @@ impl Node {
         inputs: Inputs,
         shape: Shape,
         dtype: DType,
-        value: Option<Value>,
+        value: Option<Box<Value>>,
     ) -> Arc<Node> {
         // What another thread makes of a recording's nodes belongs to the recording.
         let scope = SCOPE.with_borrow(Option::clone).or_else(|| {
@@ -167,7 +192,7 @@ impl Node {
     /// the caller can drop them after releasing its locks.
     pub fn set_value(self: &Arc<Node>, value: Value) -> Inputs {
         let mut state = self.state();
-        state.value = Some(value);
+        state.value = Some(Box::new(value));
         state.group = None;
         if let Some(scope) = &self.scope
             && !scope.is_finished()
@@ -183,22 +208,24 @@ impl Node {
 /// Long chains are taken apart with a list, not with recursion.
 impl Drop for Node {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(|e| e.into_inner());
-        if state.inputs.is_empty() {
-            return;
-        }
-        let mut list: SmallVec<[Tensor; 16]> = state.inputs.drain(..).collect();
+        let mut list: SmallVec<[Tensor; 16]> = SmallVec::new();
+        // What others hold goes at once.
+        let release = |node: &mut Node, list: &mut SmallVec<[Tensor; 16]>| {
+            let state = node.state.get_mut().unwrap_or_else(|e| e.into_inner());
+            for input in state.inputs.drain(..) {
+                if Arc::strong_count(&input.0) == 1 {
+                    list.push(input);
+                }
+            }
+        };
+        release(self, &mut list);
         while let Some(mut tensor) = list.pop() {
-            let take = |node: &mut Node, list: &mut SmallVec<_>| {
-                let state = node.state.get_mut().unwrap_or_else(|e| e.into_inner());
-                list.extend(state.inputs.drain(..));
-            };
             // In place if nobody knows the node any more, else after moving it out.
             match Arc::get_mut(&mut tensor.0) {
-                Some(node) => take(node, &mut list),
+                Some(node) => release(node, &mut list),
                 None => {
                     if let Some(mut node) = Arc::into_inner(tensor.0) {
-                        take(&mut node, &mut list);
+                        release(&mut node, &mut list);
                     }
                 }
             }
@@ -290,4 +317,33 @@ pub fn checkpoint<R>(f: impl FnOnce() -> R) -> R {
     SEGMENT.set(Some(Arc::new(Segment(0))));
     let _restore = Restore(|| SEGMENT.set(None));
     f()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Ids that lie close together, far apart, and both.
+        #[test]
+        fn by_id_is_by_id(
+            near in prop::collection::hash_set(0u64..300, 0..200),
+            far in prop::collection::hash_set(any::<u64>().prop_map(|id| id >> 1), 0..20),
+            base in 0u64..1 << 62,
+        ) {
+            let ids: std::collections::HashSet<u64> = near.iter().map(|id| base + id).chain(far).collect();
+            let mut nodes: Vec<(u64, u32)> = ids.into_iter().zip(0..).collect();
+            let mut sorted = nodes.clone();
+            sorted.sort();
+            sort_by_id(&mut nodes);
+            prop_assert_eq!(nodes, sorted);
+        }
+    }
+
+    /// A training step makes thousands of them.
+    #[test]
+    fn nodes_are_small() {
+        assert!(size_of::<Node>() <= 192, "{} bytes", size_of::<Node>());
+    }
 }

@@ -12,6 +12,16 @@ use std::sync::Arc;
 /// A short list of axes.
 pub type AxisList = SmallVec<[usize; 6]>;
 
+/// The same in bytes, so that nodes stay small.
+pub type NodeAxes = SmallVec<[u8; 16]>;
+
+/// # Panics
+/// If an axis is beyond the 256th.
+pub(crate) fn node_axes(axes: &[usize]) -> NodeAxes {
+    let byte = |&a| u8::try_from(a).expect("a tensor has at most 256 axes");
+    axes.iter().map(byte).collect()
+}
+
 /// One operation of the lazy graph.
 #[derive(Clone, Debug)]
 pub enum Prim {
@@ -39,7 +49,7 @@ pub enum Prim {
     /// The same elements in the same order under another shape.
     Reshape,
     /// Axes reordered: output axis `i` is input axis `axes[i]`.
-    Permute(AxisList),
+    Permute(NodeAxes),
     /// Sizes of 1 stretched.
     Broadcast,
     /// Per axis: first index and step (may be negative); lengths are the node's shape.
@@ -51,7 +61,7 @@ pub enum Prim {
 
     // ---- reductions: the axes disappear
     /// Sum, product, maximum or minimum over axes.
-    Reduce(ReduceOp, AxisList),
+    Reduce(ReduceOp, NodeAxes),
     /// Index of the first extreme along an axis, as `i64`.
     ArgReduce(ReduceOp, usize),
     /// Running sum along an axis, from the front or (`reverse`) from the back.
@@ -88,7 +98,7 @@ pub enum Prim {
     /// merged with the original (gradient checkpointing).
     Barrier,
     /// A named fused op, defined by an expression in the primitives above.
-    Fast(Fast),
+    Fast(Box<Fast>),
 }
 
 /// First index and step per axis.
@@ -234,7 +244,7 @@ impl Prim {
             Prim::Reshape => tag(h, 9, 0),
             Prim::Permute(a) => {
                 tag(h, 10, a.len() as u64);
-                axes(h, a);
+                a.iter().for_each(|&x| h(x as u64));
             }
             Prim::Broadcast => tag(h, 11, 0),
             Prim::Slice(s) | Prim::SliceUpdate(s) => {
@@ -250,7 +260,7 @@ impl Prim {
             Prim::Concat(a) => tag(h, 14, *a as u64),
             Prim::Reduce(op, a) => {
                 tag(h, 15, (*op as u64) << 16 | a.len() as u64);
-                axes(h, a);
+                a.iter().for_each(|&x| h(x as u64));
             }
             Prim::ArgReduce(op, a) => tag(h, 16, (*op as u64) << 16 | *a as u64),
             Prim::CumSum { axis, reverse } => tag(h, 17, (*reverse as u64) << 16 | *axis as u64),
@@ -308,14 +318,18 @@ impl Prim {
             }
             Prim::CumSum { .. } => (same(), inputs[0].1),
             Prim::ArgSort { .. } => (same(), DType::I64),
-            Prim::Permute(axes) => (axes.iter().map(|&a| inputs[0].0[a]).collect(), inputs[0].1),
+            Prim::Permute(axes) => {
+                let sizes = axes.iter().map(|&a| inputs[0].0[a as usize]);
+                (sizes.collect(), inputs[0].1)
+            }
             Prim::Concat(axis) => {
                 let mut shape = same();
                 shape.dims_mut()[*axis] = inputs.iter().map(|i| i.0[*axis]).sum();
                 (shape, inputs[0].1)
             }
             Prim::Reduce(_, axes) => {
-                let kept = (0..inputs[0].0.len()).filter(|d| !axes.contains(d));
+                let kept =
+                    (0..inputs[0].0.len()).filter(|&d| !axes.iter().any(|&a| a as usize == d));
                 (kept.map(|d| inputs[0].0[d]).collect(), inputs[0].1)
             }
             Prim::ArgReduce(_, axis) => {

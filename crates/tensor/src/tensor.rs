@@ -127,15 +127,11 @@ impl Tensor {
 
     pub(crate) fn value(&self) -> Result<Value> {
         if let Some(value) = &self.0.state().value {
-            return Ok(value.clone());
+            return Ok(Value::clone(value));
         }
         self.try_eval()?;
-        Ok(self
-            .0
-            .state()
-            .value
-            .clone()
-            .expect("an evaluated node has a value"))
+        let value = self.0.state().value.clone();
+        Ok(*value.expect("an evaluated node has a value"))
     }
 
     /// The elements in row-major order.

@@ -6,6 +6,7 @@ use crate::prim::{Prim, binary_name};
 use crate::shape::Shape;
 use crate::tape::{Binary, Scalar, Unary, binary_exists, unary_exists};
 use crate::tensor::Tensor;
+use std::borrow::Cow;
 use std::ops;
 
 /// A Rust number on one side of an operator. Like a Python number beside a PyTorch tensor it does
@@ -90,12 +91,12 @@ impl Tensor {
 
     /// Both brought to one type and shape.
     #[track_caller]
-    fn aligned(name: &str, a: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
+    fn aligned<'a>(name: &str, a: &'a Tensor, b: &'a Tensor) -> (Cow<'a, Tensor>, Cow<'a, Tensor>) {
         if a.dtype() == b.dtype() && a.shape() == b.shape() {
-            return (a.clone(), b.clone());
+            return (Cow::Borrowed(a), Cow::Borrowed(b));
         }
         let dtype = a.dtype().promote_ranked(a.rank(), b.dtype(), b.rank());
-        let (a, b) = (a.to_dtype(dtype), b.to_dtype(dtype));
+        let (a, b) = (a.as_dtype(dtype), b.as_dtype(dtype));
         if a.shape() == b.shape() {
             return (a, b);
         }
@@ -106,7 +107,8 @@ impl Tensor {
                 b.shape()
             );
         };
-        (a.broadcast_to(shape.clone()), b.broadcast_to(shape))
+        let (a, b) = (a.broadcast_to(shape.clone()), b.broadcast_to(shape));
+        (Cow::Owned(a), Cow::Owned(b))
     }
 
     #[track_caller]
@@ -114,9 +116,12 @@ impl Tensor {
         let (mut a, mut b) = Tensor::aligned(binary_name(op), self, other);
         match op {
             // True division, as Python's.
-            Binary::Div => (a, b) = (a.to_real(), b.to_real()),
+            Binary::Div if !a.dtype().is_float() => {
+                (a, b) = (Cow::Owned(a.to_real()), Cow::Owned(b.to_real()));
+            }
             Binary::And | Binary::Or | Binary::Xor => {
-                (a, b) = (a.to_dtype(DType::Bool), b.to_dtype(DType::Bool));
+                let truth = |x: &Tensor| Cow::Owned(x.to_dtype(DType::Bool));
+                (a, b) = (truth(&a), truth(&b));
             }
             Binary::Add | Binary::Mul if a.dtype() == DType::Bool => {
                 // PyTorch: + is "or" and * is "and" on booleans.
@@ -142,13 +147,13 @@ impl Tensor {
     #[track_caller]
     fn with_number(&self, op: Binary, number: Scalar) -> Tensor {
         let constant = self.beside(number);
-        self.to_dtype(constant.dtype()).binary(op, &constant)
+        self.as_dtype(constant.dtype()).binary(op, &constant)
     }
 
     #[track_caller]
     fn number_with(number: Scalar, op: Binary, x: &Tensor) -> Tensor {
         let constant = x.beside(number);
-        constant.binary(op, &x.to_dtype(constant.dtype()))
+        constant.binary(op, &x.as_dtype(constant.dtype()))
     }
 
     /// The value converted to another element type. Floats go to integers towards zero, anything
@@ -159,6 +164,14 @@ impl Tensor {
         }
         let inputs = Inputs::from_iter([self.clone()]);
         Tensor::from_node(Prim::Cast, inputs, self.0.shape.clone(), dtype)
+    }
+
+    /// The same without a clone of what has the type already.
+    fn as_dtype(&self, dtype: DType) -> Cow<'_, Tensor> {
+        match dtype == self.dtype() {
+            true => Cow::Borrowed(self),
+            false => Cow::Owned(self.to_dtype(dtype)),
+        }
     }
 
     /// The same value, through which no gradient passes.

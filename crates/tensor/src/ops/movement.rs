@@ -1,7 +1,7 @@
 //! Movement: the same elements seen under another shape, order or selection.
 
 use crate::dtype::DType;
-use crate::prim::{AxisList, Prim, SliceSpec};
+use crate::prim::{AxisList, Prim, SliceSpec, node_axes};
 use crate::shape::{Axes, INFER, Shape, axis_index};
 use crate::tensor::Tensor;
 use smallvec::SmallVec;
@@ -89,7 +89,7 @@ impl Tensor {
         if list.iter().copied().eq(0..self.rank()) {
             return self.clone();
         }
-        Tensor::op(Prim::Permute(list), [self])
+        Tensor::op(Prim::Permute(node_axes(&list)), [self])
     }
 
     /// Two axes swapped.

@@ -1,7 +1,7 @@
 //! Reductions over axes, arg-reductions and running sums.
 
 use crate::dtype::DType;
-use crate::prim::{AxisList, Prim, ReduceOp};
+use crate::prim::{AxisList, Prim, ReduceOp, node_axes};
 use crate::shape::{Axes, Shape, axis_index};
 use crate::tensor::Tensor;
 
@@ -15,7 +15,7 @@ impl Tensor {
             let kept = (0..self.rank()).filter(|d| !axes.contains(d));
             return self.reshape(kept.map(|d| self.shape()[d]).collect::<Shape>());
         }
-        Tensor::op(Prim::Reduce(op, axes), [self])
+        Tensor::op(Prim::Reduce(op, node_axes(&axes)), [self])
     }
 
     /// The axes of a reduction. A tensor without dimensions counts as one of one element, so that

@@ -2,12 +2,11 @@
 
 use crate::dtype::DType;
 use crate::engine::Storage;
-use crate::node::Node;
+use crate::node::{Node, sort_by_id};
 use crate::prim::Prim;
 use crate::shape::{Layout, Shape};
 use crate::tape::{Key, Scalar};
 use crate::tensor::Tensor;
-use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The part of the lazy graph that one evaluation computes, in order of creation (inputs first).
 pub(crate) struct Graph {
     pub nodes: Vec<Entry>,
+    /// The places of all nodes' inputs.
+    edges: Vec<u32>,
     /// Those nodes that have a value already, as they were met.
     leaves: Vec<Leaf>,
     /// The scalar constants, in order; run-time slots.
@@ -25,18 +26,24 @@ pub(crate) struct Graph {
     pub hash: u128,
 }
 
+/// What reads before what is read: then a node goes while something still holds its inputs, and no
+/// chain has to be followed.
+impl Drop for Graph {
+    fn drop(&mut self) {
+        while self.nodes.pop().is_some() {}
+    }
+}
+
 /// One node of a [`Graph`].
 pub(crate) struct Entry {
     pub tensor: Tensor,
-    pub inputs: Inputs,
+    /// Which edges are its own.
+    inputs: (u32, u32),
     /// Whether the value is wanted after the evaluation.
     pub output: bool,
     /// Its place among the leaves, for a node that has a value already.
     leaf: u32,
 }
-
-/// The places of a node's inputs.
-pub(crate) type Inputs = SmallVec<[u32; 4]>;
 
 /// A node that has a value already.
 pub(crate) struct Leaf {
@@ -73,7 +80,10 @@ static EPOCH: AtomicU64 = AtomicU64::new(0);
 #[derive(Default)]
 struct Scratch {
     /// Nodes as they are met, before they are brought into order.
-    found: Vec<Option<Entry>>,
+    found: Vec<Option<Tensor>>,
+    /// Which edges are each one's own, and its place among the leaves.
+    inputs: Vec<(u32, u32)>,
+    leaf: Vec<u32>,
     /// How often each of them is read from within the graph, or asked for.
     uses: Vec<u32>,
     /// Id and place in `found`.
@@ -97,6 +107,7 @@ impl Graph {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut graph = Graph {
                 nodes: Vec::new(),
+                edges: Vec::new(),
                 leaves: Vec::new(),
                 scalars: Vec::new(),
                 keys: Vec::new(),
@@ -113,6 +124,15 @@ impl Graph {
         })
     }
 
+    /// The places of node `i`'s inputs.
+    pub fn inputs(&self, i: usize) -> &[u32] {
+        self.inputs_of(&self.nodes[i])
+    }
+
+    fn inputs_of(&self, e: &Entry) -> &[u32] {
+        &self.edges[e.inputs.0 as usize..e.inputs.1 as usize]
+    }
+
     /// What is known of node `i` if it has a value already.
     pub fn leaf(&self, i: usize) -> Option<&Leaf> {
         self.leaves.get(self.nodes[i].leaf as usize)
@@ -122,35 +142,47 @@ impl Graph {
     /// remember its inputs after it gets its value.
     fn discover(&mut self, roots: &[Tensor], scratch: &mut Scratch) -> bool {
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
-        let Scratch { found, uses, .. } = scratch;
+        let Scratch {
+            found,
+            uses,
+            order,
+            inputs,
+            leaf,
+            ..
+        } = scratch;
         found.clear();
         uses.clear();
+        order.clear();
+        inputs.clear();
+        leaf.clear();
         let mut remembers = false;
-        let meet = |tensor: Tensor| {
-            Some(Entry {
-                tensor,
-                inputs: Inputs::new(),
-                output: false,
-                leaf: NONE,
+        // Notes that a node is there if it was not met yet, and returns its place.
+        let mut meet = |tensor: &Tensor, found: &mut Vec<Option<Tensor>>, uses: &mut Vec<u32>| {
+            index_of(&tensor.0, epoch).unwrap_or_else(|| {
+                let place = found.len();
+                set_index(&tensor.0, epoch, place);
+                order.push((tensor.0.id, place as u32));
+                uses.push(0);
+                found.push(Some(tensor.clone()));
+                place
             })
         };
         for root in roots {
-            if index_of(&root.0, epoch).is_none() {
-                set_index(&root.0, epoch, found.len());
-                uses.push(0);
-                found.push(meet(root.clone()));
-            }
+            meet(root, found, uses);
         }
-        let mut new: SmallVec<[Tensor; 8]> = SmallVec::new();
         let mut next = 0;
         while next < found.len() {
-            let first = found.len();
-            let entry = found[next].as_mut().expect("only met so far");
-            let node = &entry.tensor.0;
+            // Taken out, so that more can be found meanwhile.
+            let tensor = found[next].take().expect("met once");
+            let node = &tensor.0;
             let state = node.state();
+            let start = self.edges.len() as u32;
+            leaf.push(match state.value {
+                Some(_) => self.leaves.len() as u32,
+                None => NONE,
+            });
             if let Some(v) = &state.value {
                 let below = v.layout.below();
-                entry.leaf = self.leaves.len() as u32;
                 self.leaves.push(Leaf {
                     start: (v.layout.offset - below) * node.dtype.size(),
                     layout: Layout {
@@ -163,31 +195,22 @@ impl Graph {
             } else {
                 remembers |= self::remembers(node);
                 for t in &state.inputs {
-                    let i = index_of(&t.0, epoch).unwrap_or_else(|| {
-                        let i = first + new.len();
-                        set_index(&t.0, epoch, i);
-                        uses.push(0);
-                        new.push(t.clone());
-                        i
-                    });
+                    let i = meet(t, found, uses);
                     uses[i] += 1;
-                    entry.inputs.push(i as u32);
+                    self.edges.push(i as u32);
                 }
                 // The results of a recording all know of each other: once is enough.
                 if let Some(group) = &state.group
                     && group.met.swap(epoch, Ordering::Relaxed) != epoch
                 {
                     for t in group.results.iter().filter_map(|w| w.upgrade()).map(Tensor) {
-                        if index_of(&t.0, epoch).is_none() {
-                            set_index(&t.0, epoch, first + new.len());
-                            uses.push(0);
-                            new.push(t);
-                        }
+                        meet(&t, found, uses);
                     }
                 }
             }
             drop(state);
-            found.extend(new.drain(..).map(meet));
+            inputs.push((start, self.edges.len() as u32));
+            found[next] = Some(tensor);
             next += 1;
         }
         remembers
@@ -199,24 +222,27 @@ impl Graph {
             found,
             order,
             place,
+            inputs,
+            leaf,
             ..
         } = scratch;
-        order.clear();
-        let ids = found.iter().flatten().map(|e| e.tensor.0.id);
-        order.extend(ids.zip(0u32..));
-        order.sort_unstable();
+        sort_by_id(order);
         place.resize(found.len(), 0);
         for (i, &(_, at)) in order.iter().enumerate() {
             place[at as usize] = i as u32;
         }
+        for i in &mut self.edges {
+            *i = place[*i as usize];
+        }
         self.nodes.reserve_exact(found.len());
         for &(_, at) in order.iter() {
-            let mut entry = found[at as usize].take().expect("each has one place");
-            entry
-                .inputs
-                .iter_mut()
-                .for_each(|i| *i = place[*i as usize]);
-            self.nodes.push(entry);
+            let at = at as usize;
+            self.nodes.push(Entry {
+                tensor: found[at].take().expect("each has one place"),
+                inputs: inputs[at],
+                output: false,
+                leaf: leaf[at],
+            });
         }
     }
 
@@ -258,7 +284,7 @@ impl Graph {
             if e.is_leaf() || !(lasting[i] || remembers(&e.tensor.0)) {
                 continue;
             }
-            for &input in &e.inputs {
+            for &input in &self.edges[e.inputs.0 as usize..e.inputs.1 as usize] {
                 let read = &self.nodes[input as usize];
                 lasting[input as usize] |= !read.output;
                 if let Some(leaf) = self.leaves.get_mut(read.leaf as usize) {
@@ -272,7 +298,8 @@ impl Graph {
         let mut state = Hasher::new();
         for e in &self.nodes {
             let h = &mut |v: u64| state.add(v);
-            let counts = (e.shape().len() as u64) << 40 | (e.inputs.len() as u64) << 16;
+            let inputs = self.inputs_of(e);
+            let counts = (e.shape().len() as u64) << 40 | (inputs.len() as u64) << 16;
             h(counts | (e.dtype() as u64) << 8 | (e.output as u64) << 1 | e.is_leaf() as u64);
             match self.leaves.get(e.leaf as usize) {
                 Some(leaf) => {
@@ -284,7 +311,7 @@ impl Graph {
                 }
                 None => e.prim().hash(h),
             }
-            for pair in e.inputs.chunks(2) {
+            for pair in inputs.chunks(2) {
                 h((pair[0] as u64) << 32 | pair.get(1).map_or(0, |&i| i as u64));
             }
             e.shape().iter().for_each(|&s| h(s as u64));

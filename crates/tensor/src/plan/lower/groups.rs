@@ -69,8 +69,8 @@ impl Lowering<'_> {
     }
 
     pub(super) fn read_all(&mut self, i: usize) {
-        for k in 0..self.graph.nodes[i].inputs.len() {
-            if let Res::View { base, .. } = self.res[self.graph.nodes[i].inputs[k] as usize] {
+        for &input in self.graph.inputs(i) {
+            if let Res::View { base, .. } = self.res[input as usize] {
                 self.read(base);
             }
         }
@@ -87,19 +87,17 @@ impl Lowering<'_> {
 
     /// The layouts of the inputs of map `i` that are not simply in order.
     pub(super) fn strided(&self, i: usize) -> impl Iterator<Item = &Layout> {
-        self.graph.nodes[i]
-            .inputs
-            .iter()
-            .filter_map(|&k| match &self.res[k as usize] {
-                Res::View { layout, .. } if !layout.is_contiguous() => Some(layout),
-                _ => None,
-            })
+        let inputs = self.graph.inputs(i).iter();
+        inputs.filter_map(|&k| match &self.res[k as usize] {
+            Res::View { layout, .. } if !layout.is_contiguous() => Some(layout),
+            _ => None,
+        })
     }
 
     pub(super) fn assign_map(&mut self, i: usize) {
-        let inputs = self.graph.nodes[i].inputs.clone();
+        let inputs = self.graph.inputs(i);
         // Strided reads first: they close groups that could otherwise be joined.
-        for &input in &inputs {
+        for &input in inputs {
             if let Res::View {
                 base,
                 direct: false,
@@ -110,7 +108,7 @@ impl Lowering<'_> {
             }
         }
         let mut home: Option<u32> = None;
-        for &input in &inputs {
+        for &input in inputs {
             let Res::View {
                 base, direct: true, ..
             } = self.res[input as usize]
@@ -143,7 +141,7 @@ impl Lowering<'_> {
             self.groups[home as usize].frame = Some(self.graph.nodes[i].shape().clone());
         }
         self.groups[home as usize].members.push(i as u32);
-        for &input in &inputs {
+        for &input in inputs {
             let Res::View { base, direct, .. } = self.res[input as usize] else {
                 continue;
             };
@@ -185,7 +183,7 @@ impl Lowering<'_> {
     /// The group that computes the reduction's input, if it can run inside the reduction: it has
     /// no anchor, nothing else reads it, and its inputs can be seen under the reduction's shape.
     pub(super) fn absorbable(&self, i: usize) -> Option<usize> {
-        let input = self.graph.nodes[i].inputs[0] as usize;
+        let input = self.graph.inputs(i)[0] as usize;
         let Res::View {
             base, direct: true, ..
         } = &self.res[input]
@@ -211,7 +209,7 @@ impl Lowering<'_> {
             if matches!(node.prim(), Prim::Uniform(_)) {
                 return None;
             }
-            for &k in &node.inputs {
+            for &k in self.graph.inputs(m) {
                 if let Res::View {
                     base: b,
                     layout,

@@ -160,7 +160,7 @@ impl Lowering<'_> {
         for &m in members {
             let node = &self.graph.nodes[m as usize];
             let mut args: SmallVec<[Reg; 3]> = SmallVec::new();
-            for &input in &node.inputs {
+            for &input in self.graph.inputs(m as usize) {
                 let dtype = self.graph.nodes[input as usize].dtype();
                 args.push(match &self.res[input as usize] {
                     Res::Const(slot) => *consts.entry((*slot, dtype)).or_insert_with(|| {
@@ -229,7 +229,7 @@ impl Lowering<'_> {
             self.scratch(self.size(i))
         };
         let dtype = node.dtype();
-        let inputs = node.inputs.clone();
+        let inputs = self.graph.inputs(i);
         let shapes: SmallVec<[Shape; 5]> = inputs
             .iter()
             .map(|&k| self.graph.nodes[k as usize].shape().clone())
@@ -269,7 +269,7 @@ impl Lowering<'_> {
                 };
                 KernelSpec::Reduce {
                     op,
-                    axes,
+                    axes: axes.iter().map(|&a| a as usize).collect(),
                     prologue: spec,
                     epilogue,
                 }
@@ -390,7 +390,7 @@ impl Lowering<'_> {
                     operands.push(operand);
                 }
                 KernelSpec::Fast {
-                    op,
+                    op: *op,
                     dtype,
                     inputs: operands,
                     out: out_shape,

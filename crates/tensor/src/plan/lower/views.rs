@@ -1,6 +1,7 @@
 //! First pass: which nodes are views of others, and what is wanted in the end.
 
 use super::*;
+use crate::prim::AxisList;
 
 impl Lowering<'_> {
     pub(super) fn resolve_views(&mut self) {
@@ -24,8 +25,8 @@ impl Lowering<'_> {
                         scalars += 1;
                         Res::Const(scalars - 1)
                     }
-                    Prim::StopGradient => self.res[node.inputs[0] as usize].clone(),
-                    Prim::Barrier => match self.res[node.inputs[0] as usize].clone() {
+                    Prim::StopGradient => self.res[self.graph.inputs(i)[0] as usize].clone(),
+                    Prim::Barrier => match self.res[self.graph.inputs(i)[0] as usize].clone() {
                         Res::View { base, layout, .. } => Res::View {
                             base,
                             layout,
@@ -46,7 +47,7 @@ impl Lowering<'_> {
         }
         for i in 0..self.graph.nodes.len() {
             if self.is_kernel(i) {
-                for &input in &self.graph.nodes[i].inputs {
+                for &input in self.graph.inputs(i) {
                     if let Res::View { base, .. } = self.res[input as usize] {
                         self.uses[base as usize] += 1;
                     }
@@ -62,13 +63,16 @@ impl Lowering<'_> {
             base,
             layout,
             direct,
-        } = &self.res[node.inputs[0] as usize]
+        } = &self.res[self.graph.inputs(i)[0] as usize]
         else {
-            return Some(self.res[node.inputs[0] as usize].clone());
+            return Some(self.res[self.graph.inputs(i)[0] as usize].clone());
         };
         let layout = match node.prim() {
             Prim::Reshape => layout.reshape(node.shape())?,
-            Prim::Permute(axes) => layout.permute(axes),
+            Prim::Permute(axes) => {
+                let axes: AxisList = axes.iter().map(|&a| a as usize).collect();
+                layout.permute(&axes)
+            }
             Prim::Broadcast => layout.broadcast_to(node.shape()),
             Prim::Slice(s) => (0..node.shape().len()).fold(layout.clone(), |l, d| {
                 l.slice(d, s.starts[d], node.shape()[d], s.steps[d])
