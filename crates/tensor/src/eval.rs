@@ -44,7 +44,7 @@ struct Kept {
 }
 
 /// Runs the plan and returns what may be dropped once the lock is released.
-fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>, Vec<Box<Value>>)> {
+fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>, Vec<Value>)> {
     let _flush = crate::cpu::pool::flush_denormals();
     let _awake = crate::cpu::pool::keep_awake();
     let leaf = |i: u32| graph.leaf(i as usize).expect("the plan knows it as a leaf");
@@ -129,7 +129,8 @@ fn run(graph: &Graph, plan: &Plan, trace: &mut Recorder) -> Result<(Vec<Inputs>,
     let mut taken = Vec::new();
     for store in &plan.stores {
         if let Store::TakeOver(i) = *store {
-            taken.extend(graph.nodes[i as usize].tensor.0.state().value.take());
+            let value = graph.nodes[i as usize].tensor.0.state().value.take();
+            taken.extend(value.map(|value| *value));
         }
     }
     Ok((forgotten, taken))

@@ -24,6 +24,8 @@ const KEYS: usize = 512;
 const _: () = assert!(KEYS.is_multiple_of(QUERIES) && QUERIES.is_multiple_of(32));
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 200_000;
+/// To read a key from memory takes as long as so many queries' products with it.
+const LOAD: usize = 8;
 /// The forward pass is cut into at least about this many tasks, the gradient, whose parts have sums of
 /// their own, into fewer.
 const PARTS: [usize; 2] = [32, 8];
@@ -373,7 +375,8 @@ pub unsafe fn forward<T: Block + RowFloat>(a: &Attention, x: &Inputs<T>, out: *m
         return;
     }
     let [parts, per_part] = cuts(PARTS[0], heads, blocks);
-    let work = per_part * QUERIES.min(a.queries) * a.keys * (a.size + a.width);
+    let rows = (per_part * QUERIES.min(a.queries)).max(LOAD);
+    let work = rows * a.keys * (a.size + a.width);
     let out = Out(out);
     pool::run_chunks(heads * parts, TASK.div_ceil(work.max(1)), |range| {
         let tile = QUERIES * a.stride();

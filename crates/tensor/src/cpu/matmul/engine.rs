@@ -6,15 +6,17 @@
 //! For instance `x w^T` with a small batch `x` computes `w x^T`, which packs the small `x` and reads
 //! the large `w` in place.
 
-use super::kernels::{Dots, Kernel, Kernels, Lanes, Tile};
+use super::few::{self, ByDots};
+use super::kernels::{Kernel, Kernels, Lanes, Tile};
 use super::{After, Matrix, Scratch};
 use crate::cpu::pool;
+use crate::simd_dispatch;
 use std::ops::Range;
 
 /// Products with fewer multiply-adds run on the calling thread.
 const SERIAL: usize = 150_000;
 /// The least work for a task of its own.
-const TASK: usize = 60_000;
+pub(super) const TASK: usize = 60_000;
 /// The most rows of a task: the more, the less often the second operand is read again.
 const TASK_ROWS: usize = 192;
 /// Bytes of a line of the operands that are worked on at once: a tile's rows then stay in the
@@ -23,6 +25,10 @@ const TASK_ROWS: usize = 192;
 const DEPTH: usize = 4096;
 /// Bytes that stay in the first-level cache.
 const NEAR: usize = 32 << 10;
+/// Rows of an operand that panels are packed from at a time, and the elements of each that a task reads
+/// in one run.
+const PACK_ROWS: usize = 64;
+const PACK_RUN: usize = 256;
 /// From so many uses on, packing a panel pays.
 const REUSE: usize = 4;
 
@@ -52,7 +58,7 @@ impl Float for f32 {}
 impl Float for f64 {}
 
 #[derive(Clone, Copy)]
-struct Out<T>(*mut T);
+pub(super) struct Out<T>(pub *mut T);
 // SAFETY: tasks write disjoint parts of the output.
 unsafe impl<T> Sync for Out<T> {}
 // SAFETY: as above.
@@ -101,7 +107,7 @@ impl<T: Float> Job<T> {
         };
         let pack_b = b.col != 1 || p > REUSE * 8;
         // With very few rows, what counts is to read `b` in long runs of memory.
-        let most = match p <= 4 && !pack_b {
+        let most = match !pack_b {
             true => 16,
             false => DEPTH / size_of::<T>(),
         };
@@ -130,21 +136,32 @@ impl<T: Float> Job<T> {
 
     /// Packs some panels of `b` to their places in `dst`.
     unsafe fn pack_b(&self, panels: Range<usize>, dst: *mut T) {
-        let width = self.width();
-        for i in panels {
-            let lines = width.min(self.q - i * width);
-            let src = self
-                .b
-                .ptr
-                .wrapping_offset((i * width) as isize * self.b.col);
-            // SAFETY: panel `i` of the operand and its place in the packed copy.
-            unsafe {
-                let dst = dst.add(i * width * self.k);
-                let (line, step) = (self.b.col, self.b.row);
-                self.set
-                    .pack_panel(src, line, step, lines, self.k, dst, width);
+        let (width, Matrix { row, col, .. }) = (self.width(), self.b);
+        // Neighbouring panels have neighbouring pieces of the operand's rows: a few rows at a time, so
+        // that they are read in runs.
+        let some = if col == 1 { PACK_ROWS } else { self.k };
+        for l in (0..self.k).step_by(some) {
+            let len = some.min(self.k - l);
+            for i in panels.clone() {
+                let lines = width.min(self.q - i * width);
+                let at = (i * width) as isize * col + l as isize * row;
+                let src = self.b.ptr.wrapping_offset(at);
+                // SAFETY: some rows of panel `i` of the operand and their place in the packed copy.
+                unsafe {
+                    let dst = dst.add(i * width * self.k + l * width);
+                    self.set.pack_panel(src, col, row, lines, len, dst, width);
+                }
             }
         }
+    }
+
+    /// How many panels of `b` a task packs.
+    fn packed_together(&self) -> usize {
+        let run = match self.b.col {
+            1 => (PACK_RUN / self.width()).min(self.panels() / 8),
+            _ => 1,
+        };
+        (16_384 / (self.width() * self.k)).max(run).max(1)
     }
 
     /// The kernels for so many vectors.
@@ -371,7 +388,7 @@ impl<T: Float> PackedRight<T> {
         let width = job.width();
         let copy = Scratch::<T>::new(job.panels() * width * k);
         let dst = Out(copy.ptr());
-        pool::run_chunks(job.panels(), (16_384 / (width * k)).max(1), |r| {
+        pool::run_chunks(job.panels(), job.packed_together(), |r| {
             let dst = &dst;
             // SAFETY: each panel is packed by one task.
             unsafe { job.pack_b(r, dst.0) }
@@ -423,6 +440,10 @@ pub unsafe fn block<T: Float>(
     c_row: isize,
     accumulate: bool,
 ) {
+    if !accumulate && let Some(dots) = ByDots::new(set, [m, n, k], a, b) {
+        // SAFETY: passed on from the caller.
+        return unsafe { dots.block(c, c_row) };
+    }
     let job = Job::plan(set, m, n, k, a, b, !accumulate);
     let packed = job
         .pack_b
@@ -481,18 +502,30 @@ pub unsafe fn parallel<T: Float>(
     after: After<'_>,
 ) {
     let work = m * n * k;
-    // SAFETY: passed on from the caller.
-    if unsafe { dots(set, m, n, k, a, b, out, base, after) } {
-        return;
+    if let Some(dots) = ByDots::new(set, [m, n, k], a, b) {
+        // SAFETY: passed on from the caller.
+        return unsafe { dots.parallel(out, base, after) };
     }
     if work <= SERIAL {
         // SAFETY: passed on from the caller.
         unsafe { block(set, m, n, k, a, b, out, n as isize, false) };
         return after(base..base + m * n);
     }
-    if m * n <= 64 * 64 && k >= 8 * (m * n).isqrt().max(128) {
+    if let Some(part) = few::part([m, n, k], &b) {
         // SAFETY: passed on from the caller.
-        return unsafe { split_sums(set, m, n, k, a, b, out, base, after) };
+        let product = |size, a, b, c| unsafe { few::by_streams(set, size, a, b, c) };
+        // SAFETY: as above.
+        return unsafe { split_sums([m, n, k], part, a, b, product, out, base, after) };
+    }
+    // A small output with long sums would be one task.
+    if m * n <= 64 * 64 && k >= 8 * (m * n).isqrt().max(128) {
+        let part = (4 * TASK / (m * n)).clamp(256, 4096);
+        let product = |[m, n, k]: [usize; 3], a, b, c| {
+            // SAFETY: passed on from the caller.
+            unsafe { block(set, m, n, k, a, b, c, n as isize, false) }
+        };
+        // SAFETY: as above.
+        return unsafe { split_sums([m, n, k], part, a, b, product, out, base, after) };
     }
     let job = Job::plan(set, m, n, k, a, b, true);
     let panels = job.panels();
@@ -501,8 +534,7 @@ pub unsafe fn parallel<T: Float>(
         .then(|| Scratch::<T>::new(panels * job.width() * k));
     if let Some(packed) = &packed {
         let dst = Out(packed.ptr());
-        let some = (16_384 / (job.width() * k)).max(1);
-        pool::run_chunks(panels, some, |r| {
+        pool::run_chunks(panels, job.packed_together(), |r| {
             let dst = &dst;
             // SAFETY: each panel is packed by one task.
             unsafe { job.pack_b(r, dst.0) }
@@ -574,88 +606,22 @@ pub unsafe fn parallel<T: Float>(
     }
 }
 
-/// Few columns (or rows) with both operands contiguous along the sums: as dot products, which read
-/// the large operand once and in order. Returns whether it applied.
-#[allow(clippy::too_many_arguments)]
-unsafe fn dots<T: Float>(
-    set: &'static Kernels<T>,
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix<T>,
-    b: Matrix<T>,
-    out: *mut T,
-    base: usize,
-    after: After<'_>,
-) -> bool {
-    let tall = n <= 4 && m >= 8 && a.col == 1;
-    let wide = m <= 4 && n >= 8 && b.row == 1;
-    if k < 2 * set.lanes || !(tall || wide) {
-        return false;
-    }
-    // `count` rows of the large operand times `few` vectors.
-    let (big, small, count, few) = match tall {
-        true => (a, b.transpose(), m, n),
-        false => (b.transpose(), a, n, m),
-    };
-    let (c_row, c_vector) = if tall { (n, 1) } else { (1, n) };
-    let vectors = Scratch::<T>::new(few * k);
-    for j in 0..few {
-        for l in 0..k {
-            let from = j as isize * small.row + l as isize * small.col;
-            // SAFETY: an element of the small operand, and its place.
-            unsafe { *vectors.ptr().add(j * k + l) = *small.ptr.wrapping_offset(from) };
-        }
-    }
-    let (x, c) = (Out(vectors.ptr()), Out(out));
-    let kernels = set.dots[few - 1];
-    let chunk = (TASK / (few * k))
-        .max(1)
-        .max(count.div_ceil(64))
-        .next_multiple_of(4);
-    pool::run_chunks(count, chunk, |r| {
-        let (x, c, big) = (&x, &c, &big);
-        for i in r.clone().step_by(kernels.len()) {
-            let rows = (r.end - i).min(kernels.len());
-            // SAFETY: rows of the large operand, the vectors, and the output's elements for them.
-            unsafe {
-                kernels[rows - 1](&Dots {
-                    k,
-                    rows: big.ptr.wrapping_offset(i as isize * big.row),
-                    row: big.row,
-                    vectors: x.0,
-                    c: c.0.add(i * c_row),
-                    c_row: c_row as isize,
-                    c_vector: c_vector as isize,
-                });
-            }
-        }
-        if tall {
-            after(base + r.start * n..base + r.end * n);
-        } else {
-            (0..m).for_each(|j| after(base + j * n + r.start..base + j * n + r.end));
-        }
-    });
-    true
-}
-
-/// A small output with long sums: the sums are cut into fixed parts, added up in order.
+/// The sums are cut into parts of a fixed length, which `product` writes, as `(sizes, a, b, c)`; they
+/// are added up in order.
 #[allow(clippy::too_many_arguments)]
 unsafe fn split_sums<T: Float>(
-    set: &'static Kernels<T>,
-    m: usize,
-    n: usize,
-    k: usize,
+    [m, n, k]: [usize; 3],
+    part: usize,
     a: Matrix<T>,
     b: Matrix<T>,
+    product: impl Fn([usize; 3], Matrix<T>, Matrix<T>, *mut T) + Sync,
     out: *mut T,
     base: usize,
     after: After<'_>,
 ) {
-    let part = (4 * TASK / (m * n)).clamp(256, 4096);
-    let parts = k.div_ceil(part);
-    let sums = Scratch::<T>::new(parts * m * n);
-    let target = Out(sums.ptr());
+    let (parts, size) = (k.div_ceil(part), m * n);
+    let sums = Scratch::<T>::new(parts * size);
+    let (target, out) = (Out(sums.ptr()), Out(out));
     pool::run(parts, |i| {
         let (a, b, target) = (&a, &b, &target);
         let at = i * part;
@@ -666,19 +632,28 @@ unsafe fn split_sums<T: Float>(
         let (a, b) = (shift(a, a.col), shift(b, b.row));
         // SAFETY: part `i` of the sums has its own place.
         unsafe {
-            let c = target.0.add(i * m * n);
-            block(set, m, n, part.min(k - at), a, b, c, n as isize, false);
+            let c = target.0.add(i * size);
+            product([m, n, part.min(k - at)], a, b, c);
         }
     });
-    for i in 0..m * n {
-        // SAFETY: element `i` of every part, and of the output.
+    pool::run_chunks(size, 4096, |r| {
+        let (sums, out) = (&target, &out);
+        // SAFETY: these elements of every part, and of the output, which one task writes.
         unsafe {
-            let mut sum = *sums.ptr().add(i);
-            for j in 1..parts {
-                sum = sum + *sums.ptr().add(j * m * n + i);
-            }
-            *out.add(i) = sum;
+            let part =
+                |j: usize| std::slice::from_raw_parts(sums.0.add(j * size + r.start), r.len());
+            let out = std::slice::from_raw_parts_mut(out.0.add(r.start), r.len());
+            out.copy_from_slice(part(0));
+            (1..parts).for_each(|j| add_to(out, part(j)));
+        }
+        after(base + r.start..base + r.end);
+    });
+}
+
+simd_dispatch! {
+    fn add_to<T: Float>(to: &mut [T], from: &[T]) {
+        for (to, &x) in to.iter_mut().zip(from) {
+            *to = *to + x;
         }
     }
-    after(base..base + m * n);
 }

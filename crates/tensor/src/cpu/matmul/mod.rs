@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod engine;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod kernels;

@@ -78,24 +78,33 @@ macro_rules! bodies {
             #[target_feature(enable = $feature)]
             pub unsafe fn dots<const R: usize, const V: usize>(t: &Dots<$t>) {
                 let mut acc = [[$zero(); V]; R];
-                let mut l = 0;
-                while l < t.k {
-                    let part = $part((t.k - l).min($lanes));
-                    // SAFETY: the lanes of each row and vector that exist.
-                    unsafe {
+                let whole = t.k - t.k % $lanes;
+                /// Multiplies and adds a group of lanes, as `$get` reads them.
+                macro_rules! step {
+                    ($l:expr, |$p:ident| $get:expr) => {
                         let mut v = [$zero(); V];
                         for j in 0..V {
-                            v[j] = $load_part(part, t.vectors.add(j * t.k + l));
+                            let $p = t.vectors.add(j * t.k + $l);
+                            v[j] = $get;
                         }
                         for i in 0..R {
-                            let x = t.rows.offset(i as isize * t.row).add(l);
-                            let x = $load_part(part, x);
+                            let $p = t.rows.offset(i as isize * t.row).add($l);
+                            let x = $get;
                             for j in 0..V {
                                 acc[i][j] = $fma(x, v[j], acc[i][j]);
                             }
                         }
+                    };
+                }
+                // SAFETY: the lanes of each row and vector that exist.
+                unsafe {
+                    for l in (0..whole).step_by($lanes) {
+                        step!(l, |p| $load(p));
                     }
-                    l += $lanes;
+                    if whole < t.k {
+                        let part = $part(t.k - whole);
+                        step!(whole, |p| $load_part(part, p));
+                    }
                 }
                 for i in 0..R {
                     for j in 0..V {
