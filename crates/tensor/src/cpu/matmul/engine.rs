@@ -27,8 +27,14 @@ const DEPTH: usize = 4096;
 const NEAR: usize = 32 << 10;
 /// Rows of an operand that panels are packed from at a time, and the elements of each that a task reads
 /// in one run.
-const PACK_ROWS: usize = 64;
-const PACK_RUN: usize = 256;
+const PACK_ROWS: usize = 8;
+const PACK_RUN: usize = 512;
+/// Bytes of the second operand that are packed at a time: they should stay in the third-level cache.
+const SLAB: usize = 4 << 20;
+/// An operand with more bytes comes from memory.
+const FAR: usize = 1 << 20;
+/// With fewer rows than this, tasks share out the columns.
+const LOW: usize = 32;
 /// From so many uses on, packing a panel pays.
 const REUSE: usize = 4;
 
@@ -105,9 +111,10 @@ impl<T: Float> Job<T> {
             3 => 3,
             _ => 2,
         };
-        let pack_b = b.col != 1 || p > REUSE * 8;
+        let far = q * k * size_of::<T>() >= FAR;
+        let pack_b = b.col != 1 || p > REUSE * 8 || (p > few::FEW && far);
         // With very few rows, what counts is to read `b` in long runs of memory.
-        let most = match !pack_b {
+        let most = match p <= few::FEW && !pack_b {
             true => 16,
             false => DEPTH / size_of::<T>(),
         };
@@ -279,6 +286,82 @@ impl<T: Float> Job<T> {
                 }
             }
             l += k;
+        }
+    }
+
+    /// How many elements of the sums and panels of `b` are worked on at a time, so that what is packed
+    /// stays in the cache until all rows have used it. Sums are cut between chunks.
+    fn slab(&self) -> (usize, usize) {
+        if !self.pack_b {
+            return (self.k, self.panels());
+        }
+        let panel = self.chunk * self.width() * size_of::<T>();
+        let chunks = (SLAB / (panel * self.panels())).max(1);
+        (chunks * self.chunk, (SLAB / panel).max(1))
+    }
+
+    /// The part of the product with these elements of the sums and panels of `b`.
+    fn part(&self, sums: Range<usize>, panels: Range<usize>) -> Self {
+        let first = panels.start * self.width();
+        let (a, b) = (self.a, self.b);
+        let (at, cols) = (sums.start as isize, first as isize);
+        Job {
+            q: self.q.min(panels.end * self.width()) - first,
+            k: sums.len(),
+            pitch: sums.len(),
+            a: Matrix {
+                ptr: a.ptr.wrapping_offset(at * a.col),
+                ..a
+            },
+            b: Matrix {
+                ptr: b.ptr.wrapping_offset(at * b.row + cols * b.col),
+                ..b
+            },
+            ..*self
+        }
+    }
+
+    /// Writes, or adds, the product to rows of `c` on all threads; `done` gets the rows and columns
+    /// that have been.
+    ///
+    /// # Safety
+    /// The operands must be readable, `c` writable.
+    unsafe fn run(
+        &self,
+        c: *mut T,
+        c_row: usize,
+        accumulate: bool,
+        done: &(dyn Fn(Range<usize>, Range<usize>) + Sync),
+    ) {
+        let (panels, width) = (self.panels(), self.width());
+        let packed = self
+            .pack_b
+            .then(|| Scratch::<T>::new(panels * width * self.k));
+        if let Some(packed) = &packed {
+            let dst = Out(packed.ptr());
+            pool::run_chunks(panels, self.packed_together(), |r| {
+                let dst = &dst;
+                // SAFETY: each panel is packed by one task.
+                unsafe { self.pack_b(r, dst.0) }
+            });
+        }
+        let source = Out(packed.as_ref().map_or(std::ptr::null_mut(), |s| s.ptr()));
+        let target = Out(c);
+        let compute = |rows: Range<usize>, panels: Range<usize>| {
+            let (source, target, none) = (&source, &target, std::ptr::null());
+            let cols = panels.start * width..self.q.min(panels.end * width);
+            let (b, c) = (source.0.cast_const(), target.0);
+            // SAFETY: passed on from the caller; each task writes rows or columns of its own.
+            unsafe { self.compute(rows.clone(), panels, none, b, c, c_row as isize, accumulate) };
+            done(rows, cols);
+        };
+        if self.p >= LOW || panels < 4 {
+            pool::run_chunks(self.p, self.task_rows(), |rows| compute(rows, 0..panels));
+        } else {
+            let each = (TASK / (self.p * width * self.k)).max(1);
+            let least = if self.p <= 4 { 8 } else { 1 };
+            let each = each.max(panels.div_ceil(16)).max(least);
+            pool::run_chunks(panels, each, |some| compute(0..self.p, some));
         }
     }
 
@@ -528,68 +611,30 @@ pub unsafe fn parallel<T: Float>(
         return unsafe { split_sums([m, n, k], part, a, b, product, out, base, after) };
     }
     let job = Job::plan(set, m, n, k, a, b, true);
-    let panels = job.panels();
-    let packed = job
-        .pack_b
-        .then(|| Scratch::<T>::new(panels * job.width() * k));
-    if let Some(packed) = &packed {
-        let dst = Out(packed.ptr());
-        pool::run_chunks(panels, job.packed_together(), |r| {
-            let dst = &dst;
-            // SAFETY: each panel is packed by one task.
-            unsafe { job.pack_b(r, dst.0) }
-        });
-    }
-    let source = Out(packed.as_ref().map_or(std::ptr::null_mut(), |s| s.ptr()));
     let turned = job.swap.then(|| Scratch::<T>::new(m * n));
     let target = Out(turned.as_ref().map_or(out, |s| s.ptr()));
-    let row = job.q;
-    let null = || std::ptr::null();
-    if job.p >= 32 || panels < 4 {
-        pool::run_chunks(job.p, job.task_rows(), |r| {
-            let (source, target) = (&source, &target);
-            // SAFETY: each row of the output is written by one task.
-            unsafe {
-                job.compute(
-                    r.clone(),
-                    0..panels,
-                    null(),
-                    source.0,
-                    target.0,
-                    row as isize,
-                    false,
-                )
-            };
-            if !job.swap {
-                after(base + r.start * row..base + r.end * row);
-            }
-        });
-    } else {
-        let each = (TASK / (job.p * job.width() * k)).max(1);
-        let least = if job.p <= 4 { 8 } else { 1 };
-        let each = each.max(panels.div_ceil(16)).max(least);
-        pool::run_chunks(panels, each, |r| {
-            let (source, target) = (&source, &target);
-            // SAFETY: each panel of the output is written by one task.
-            unsafe {
-                let c = target.0;
-                job.compute(
-                    0..job.p,
-                    r.clone(),
-                    null(),
-                    source.0,
-                    c,
-                    row as isize,
-                    false,
-                );
-            }
-            if !job.swap {
-                let cols = r.start * job.width()..(r.end * job.width()).min(row);
-                for i in 0..job.p {
-                    after(base + i * row + cols.start..base + i * row + cols.end);
+    let (row, (depth, breadth)) = (job.q, job.slab());
+    for first in (0..job.panels()).step_by(breadth) {
+        let panels = first..job.panels().min(first + breadth);
+        let cols = first * job.width();
+        for l in (0..k).step_by(depth) {
+            let sums = l..k.min(l + depth);
+            let complete = sums.end == k && !job.swap;
+            let done = |rows: Range<usize>, part: Range<usize>| {
+                if !complete {
+                } else if part.len() == row {
+                    after(base + rows.start * row..base + rows.end * row);
+                } else {
+                    for i in rows {
+                        let at = base + i * row + cols;
+                        after(at + part.start..at + part.end);
+                    }
                 }
-            }
-        });
+            };
+            let slab = job.part(sums, panels.clone());
+            // SAFETY: passed on from the caller.
+            unsafe { slab.run(target.0.add(cols), row, l > 0, &done) };
+        }
     }
     if job.swap {
         let (from, to) = (target, Out(out));

@@ -8,7 +8,7 @@ use crate::cpu::pool;
 use std::ops::Range;
 
 /// Rows or columns that count as few.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 /// The least bytes of an operand that a part of the sums should read.
 const STRETCH: usize = 512 << 10;
 /// Rows of such an operand that are read side by side.

@@ -223,6 +223,22 @@ fn large_and_lopsided_shapes() {
     }
 }
 
+/// Sums in parts, columns and sums in slabs.
+#[test]
+fn operands_larger_than_a_cache() {
+    for (m, n, k) in [
+        (1, 700, 1000),
+        (3, 1001, 500),
+        (8, 700, 900),
+        (33, 1100, 1300),
+        (33, 3000, 700),
+    ] {
+        for lays in [(Lay::Rows, Lay::Rows), (Lay::Cols, Lay::Cols)] {
+            check_at::<f32>(Precision::Highest, &[], m, n, k, lays, 2e-5);
+        }
+    }
+}
+
 #[test]
 fn batches_fold_and_broadcast() {
     for batch in [&[4, 3][..], &[1, 5], &[2, 1, 3], &[7]] {
@@ -409,6 +425,8 @@ fn the_same_bits_at_any_thread_count() {
         (33, 65, 3000),
         (1, 999, 200),
         (500, 3, 400),
+        (3, 1001, 500),
+        (33, 1100, 1300),
     ] {
         for lays in [
             (Lay::Rows, Lay::Rows),
