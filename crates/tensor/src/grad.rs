@@ -408,7 +408,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
     let first = scope.as_ref().map_or(since, |scope| scope.first.max(since));
     let most = next_id().saturating_sub(first).min(1 << 16) as usize;
     let mut index: IdMap<u32> = IdMap::with_capacity_and_hasher(most, Default::default());
-    let mut visits: Vec<Visit> = Vec::with_capacity(most);
+    let mut visits: Vec<Visit> = Vec::new();
     let visit = |tensor: Tensor| Visit {
         tensor,
         leads: false,
@@ -422,7 +422,7 @@ fn sweep(outputs: &[(&Tensor, Tensor)], targets: &[&Tensor], since: u64) -> Vec<
         });
     }
     // The places of all their inputs, and where those of each end.
-    let (mut edges, mut ends): (Vec<u32>, Vec<usize>) = (Vec::new(), Vec::with_capacity(most));
+    let (mut edges, mut ends): (Vec<u32>, Vec<usize>) = (Vec::new(), Vec::new());
     let mut new: SmallVec<[Tensor; 4]> = SmallVec::new();
     while let Some(met) = visits.get(ends.len()) {
         if open(&met.tensor.0) {

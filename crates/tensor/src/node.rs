@@ -215,6 +215,9 @@ impl Drop for Node {
             for input in state.inputs.drain(..) {
                 if Arc::strong_count(&input.0) == 1 {
                     list.push(input);
+                } else if let Some(node) = Arc::into_inner(input.0) {
+                    // Another thread has let go of it in the meantime.
+                    list.push(Tensor(Arc::new(node)));
                 }
             }
         };

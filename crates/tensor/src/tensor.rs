@@ -130,8 +130,9 @@ impl Tensor {
             return Ok(Value::clone(value));
         }
         self.try_eval()?;
-        let value = self.0.state().value.clone();
-        Ok(*value.expect("an evaluated node has a value"))
+        let state = self.0.state();
+        let value = state.value.as_ref();
+        Ok(Value::clone(value.expect("an evaluated node has a value")))
     }
 
     /// The elements in row-major order.

@@ -31,8 +31,9 @@ const PACK_ROWS: usize = 8;
 const PACK_RUN: usize = 512;
 /// Bytes of the second operand that are packed at a time: they should stay in the third-level cache.
 const SLAB: usize = 4 << 20;
-/// An operand with more bytes comes from memory.
-const FAR: usize = 1 << 20;
+/// An operand with as many bytes comes from memory: it is packed, a slab at a time, even where it could
+/// be read in place.
+const FAR: usize = 4 << 20;
 /// With fewer rows than this, tasks share out the columns.
 const LOW: usize = 32;
 /// From so many uses on, packing a panel pays.
@@ -111,8 +112,7 @@ impl<T: Float> Job<T> {
             3 => 3,
             _ => 2,
         };
-        let far = q * k * size_of::<T>() >= FAR;
-        let pack_b = b.col != 1 || p > REUSE * 8 || (p > few::FEW && far);
+        let pack_b = b.col != 1 || p > REUSE * 8;
         // With very few rows, what counts is to read `b` in long runs of memory.
         let most = match p <= few::FEW && !pack_b {
             true => 16,
@@ -165,7 +165,7 @@ impl<T: Float> Job<T> {
     /// How many panels of `b` a task packs.
     fn packed_together(&self) -> usize {
         let run = match self.b.col {
-            1 => (PACK_RUN / self.width()).min(self.panels() / 8),
+            1 => (PACK_RUN / self.width()).min(self.panels() / 16),
             _ => 1,
         };
         (16_384 / (self.width() * self.k)).max(run).max(1)
@@ -296,8 +296,10 @@ impl<T: Float> Job<T> {
             return (self.k, self.panels());
         }
         let panel = self.chunk * self.width() * size_of::<T>();
-        let chunks = (SLAB / (panel * self.panels())).max(1);
-        (chunks * self.chunk, (SLAB / panel).max(1))
+        // As many as there is room for, shared out evenly.
+        let even = |all: usize, room: usize| all.div_ceil(all.div_ceil(room.max(1)));
+        let chunks = even(self.k.div_ceil(self.chunk), SLAB / (panel * self.panels()));
+        (chunks * self.chunk, even(self.panels(), SLAB / panel))
     }
 
     /// The part of the product with these elements of the sums and panels of `b`.
@@ -610,7 +612,8 @@ pub unsafe fn parallel<T: Float>(
         // SAFETY: as above.
         return unsafe { split_sums([m, n, k], part, a, b, product, out, base, after) };
     }
-    let job = Job::plan(set, m, n, k, a, b, true);
+    let mut job = Job::plan(set, m, n, k, a, b, true);
+    job.pack_b |= job.p > few::FEW && job.q * k * size_of::<T>() >= FAR;
     let turned = job.swap.then(|| Scratch::<T>::new(m * n));
     let target = Out(turned.as_ref().map_or(out, |s| s.ptr()));
     let (row, (depth, breadth)) = (job.q, job.slab());
@@ -621,10 +624,9 @@ pub unsafe fn parallel<T: Float>(
             let sums = l..k.min(l + depth);
             let complete = sums.end == k && !job.swap;
             let done = |rows: Range<usize>, part: Range<usize>| {
-                if !complete {
-                } else if part.len() == row {
+                if complete && part.len() == row {
                     after(base + rows.start * row..base + rows.end * row);
-                } else {
+                } else if complete {
                     for i in rows {
                         let at = base + i * row + cols;
                         after(at + part.start..at + part.end);
@@ -687,8 +689,9 @@ unsafe fn split_sums<T: Float>(
         unsafe {
             let part =
                 |j: usize| std::slice::from_raw_parts(sums.0.add(j * size + r.start), r.len());
-            let out = std::slice::from_raw_parts_mut(out.0.add(r.start), r.len());
-            out.copy_from_slice(part(0));
+            let first = out.0.add(r.start);
+            first.copy_from_nonoverlapping(part(0).as_ptr(), r.len());
+            let out = std::slice::from_raw_parts_mut(first, r.len());
             (1..parts).for_each(|j| add_to(out, part(j)));
         }
         after(base + r.start..base + r.end);

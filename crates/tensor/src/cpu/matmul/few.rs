@@ -1,5 +1,5 @@
-//! Products in which few rows (or columns) meet a large operand: what counts is to read it from memory
-//! in order, in several streams at once, and once only.
+//! Products in which few rows (or, by dot products, columns) meet a large operand: what counts is to
+//! read it from memory in order, in several streams at once, and once only.
 
 use super::engine::{Float, Out, TASK};
 use super::kernels::{Dots, Kernels, Tile};
@@ -13,6 +13,8 @@ pub(super) const FEW: usize = 4;
 const STRETCH: usize = 512 << 10;
 /// Rows of such an operand that are read side by side.
 const STREAMS: usize = 8;
+/// Bytes of the output that sums are added to at a time: in the second-level cache.
+const OUTPUT: usize = 128 << 10;
 /// The most parts: each has results of its own to be added up.
 const MOST_PARTS: usize = 16;
 
@@ -31,8 +33,6 @@ pub(super) struct ByDots<T: 'static> {
     /// Whether the large operand is the first.
     tall: bool,
 }
-// SAFETY: the operands are only read while products are computed.
-unsafe impl<T> Sync for ByDots<T> {}
 
 impl<T: Float> ByDots<T> {
     /// Prepares the product of `a` (`m x k`) and `b` (`k x n`), if it suits.
@@ -137,10 +137,13 @@ impl<T: Float> ByDots<T> {
 /// The length of the parts that the sums of few rows and a large `b` with contiguous rows are cut into,
 /// each of which [`by_streams`] computes.
 pub(super) fn part<T>([m, n, k]: [usize; 3], b: &Matrix<T>) -> Option<usize> {
-    let parts = (n * k * size_of::<T>() / STRETCH)
-        .min(k / (6 * STREAMS))
-        .min(MOST_PARTS);
-    (m <= FEW && b.col == 1 && parts > 1).then(|| k.div_ceil(parts).next_multiple_of(STREAMS))
+    // Even numbers share out well.
+    let parts = match (n * k * size_of::<T>() / STRETCH).min(MOST_PARTS) {
+        parts @ 0..4 => parts / 2 * 2,
+        parts => parts / 4 * 4,
+    };
+    let long = parts > 1 && k >= parts * 6 * STREAMS;
+    (m <= FEW && b.col == 1 && long).then(|| k.div_ceil(parts).next_multiple_of(STREAMS))
 }
 
 /// Writes `a x b` to the contiguous `c` on the calling thread, for few rows and a `b` whose rows are
@@ -159,8 +162,8 @@ pub(super) unsafe fn by_streams<T: Float>(
     // SAFETY: all of `a`, of which the copy has the size.
     unsafe { set.pack_panel(a.ptr, a.row, a.col, m, k, columns.ptr(), m) };
     let width = 2 * set.lanes;
-    let sums = |first: usize, rows: usize, apart: usize, accumulate: bool| {
-        for j in (0..n).step_by(width) {
+    let sums = |columns_of: Range<usize>, first: usize, rows: usize, apart: usize, accumulate| {
+        for j in columns_of.step_by(width) {
             let cols = width.min(n - j);
             let vectors = cols.div_ceil(set.lanes);
             let lanes = cols - (vectors - 1) * set.lanes;
@@ -182,11 +185,16 @@ pub(super) unsafe fn by_streams<T: Float>(
         }
     };
     let each = k / STREAMS;
-    for i in 0..each {
-        sums(i, STREAMS, each, i > 0);
-    }
     let left = k - each * STREAMS;
-    if left > 0 {
-        sums(k - left, left, 1, each > 0);
+    // As many columns at a time as there is room for near.
+    let some = (OUTPUT / (m * size_of::<T>())).next_multiple_of(width);
+    for j in (0..n).step_by(some) {
+        let range = j..n.min(j + some);
+        for i in 0..each {
+            sums(range.clone(), i, STREAMS, each, i > 0);
+        }
+        if left > 0 {
+            sums(range, k - left, left, 1, each > 0);
+        }
     }
 }

@@ -229,13 +229,20 @@ fn operands_larger_than_a_cache() {
     for (m, n, k) in [
         (1, 700, 1000),
         (3, 1001, 500),
-        (8, 700, 900),
+        (8, 1200, 900),
+        (4, 9000, 800),
         (33, 1100, 1300),
         (33, 3000, 700),
+        // Computed transposed.
+        (1100, 33, 1300),
     ] {
         for lays in [(Lay::Rows, Lay::Rows), (Lay::Cols, Lay::Cols)] {
             check_at::<f32>(Precision::Highest, &[], m, n, k, lays, 2e-5);
         }
+    }
+    for (m, n, k) in [(3, 1001, 500), (33, 600, 1300)] {
+        let lays = (Lay::Rows, Lay::Rows);
+        check_at::<f64>(Precision::Highest, &[], m, n, k, lays, 1e-12);
     }
 }
 
@@ -419,25 +426,26 @@ fn not_a_number_and_infinity_spread_as_they_should() {
 
 #[test]
 fn the_same_bits_at_any_thread_count() {
-    for (m, n, k) in [
-        (64, 256, 784),
-        (784, 256, 64),
-        (33, 65, 3000),
-        (1, 999, 200),
-        (500, 3, 400),
-        (3, 1001, 500),
-        (33, 1100, 1300),
+    for (batch, m, n, k) in [
+        (2, 64, 256, 784),
+        (2, 784, 256, 64),
+        (2, 33, 65, 3000),
+        (2, 1, 999, 200),
+        (2, 500, 3, 400),
+        // Sums in parts, and slabs.
+        (1, 3, 1001, 500),
+        (1, 33, 1100, 1300),
     ] {
         for lays in [
             (Lay::Rows, Lay::Rows),
             (Lay::Rows, Lay::Cols),
             (Lay::Cols, Lay::Rows),
         ] {
-            let a = store::<f32>(lays.0, &[2], m, k, 5);
-            let b = store::<f32>(lays.1, &[2], k, n, 6);
+            let a = store::<f32>(lays.0, &[batch], m, k, 5);
+            let b = store::<f32>(lays.1, &[batch], k, n, 6);
             for precision in Precision::ALL {
                 let dims = Dims {
-                    batch: &[2],
+                    batch: &[batch],
                     m,
                     n,
                     k,
