@@ -5,7 +5,7 @@ mod patches;
 
 use crate::module::Module;
 use crate::node::{Group, IdMap, Node, Segment, current_scope, next_id, record, sort_by_id};
-use crate::prim::{Conv, Face, Prim, ReduceOp, SliceSpec};
+use crate::prim::{Conv, Face, Prim, ReduceOp, SliceSpec, axis_list};
 use crate::shape::Shape;
 use crate::tape::{Binary, Unary};
 use crate::tensor::Tensor;
@@ -73,15 +73,9 @@ fn vjp(prim: &Prim, x: &[Tensor], y: &Tensor, g: &Tensor, wanted: &[bool]) -> Co
         }
 
         Prim::Reduce(op, axes) => {
-            let x = &x[0];
+            let (x, axes) = (&x[0], axis_list(axes));
             let kept: Shape = (0..x.rank())
-                .map(|d| {
-                    if axes.iter().any(|&a| a as usize == d) {
-                        1
-                    } else {
-                        x.shape()[d]
-                    }
-                })
+                .map(|d| if axes.contains(&d) { 1 } else { x.shape()[d] })
                 .collect();
             let spread = |t: &Tensor| t.reshape(kept.clone()).broadcast_to(x.shape());
             smallvec![Some(match op {

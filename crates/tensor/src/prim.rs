@@ -22,6 +22,11 @@ pub(crate) fn node_axes(axes: &[usize]) -> NodeAxes {
     axes.iter().map(byte).collect()
 }
 
+/// As lists elsewhere.
+pub(crate) fn axis_list(axes: &NodeAxes) -> AxisList {
+    axes.iter().map(|&a| a as usize).collect()
+}
+
 /// One operation of the lazy graph.
 #[derive(Clone, Debug)]
 pub enum Prim {
@@ -244,7 +249,7 @@ impl Prim {
             Prim::Reshape => tag(h, 9, 0),
             Prim::Permute(a) => {
                 tag(h, 10, a.len() as u64);
-                a.iter().for_each(|&x| h(x as u64));
+                axes(h, &axis_list(a));
             }
             Prim::Broadcast => tag(h, 11, 0),
             Prim::Slice(s) | Prim::SliceUpdate(s) => {
@@ -260,7 +265,7 @@ impl Prim {
             Prim::Concat(a) => tag(h, 14, *a as u64),
             Prim::Reduce(op, a) => {
                 tag(h, 15, (*op as u64) << 16 | a.len() as u64);
-                a.iter().for_each(|&x| h(x as u64));
+                axes(h, &axis_list(a));
             }
             Prim::ArgReduce(op, a) => tag(h, 16, (*op as u64) << 16 | *a as u64),
             Prim::CumSum { axis, reverse } => tag(h, 17, (*reverse as u64) << 16 | *axis as u64),
@@ -328,8 +333,8 @@ impl Prim {
                 (shape, inputs[0].1)
             }
             Prim::Reduce(_, axes) => {
-                let kept =
-                    (0..inputs[0].0.len()).filter(|&d| !axes.iter().any(|&a| a as usize == d));
+                let axes = axis_list(axes);
+                let kept = (0..inputs[0].0.len()).filter(|d| !axes.contains(d));
                 (kept.map(|d| inputs[0].0[d]).collect(), inputs[0].1)
             }
             Prim::ArgReduce(_, axis) => {

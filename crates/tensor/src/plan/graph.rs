@@ -68,6 +68,9 @@ impl Entry {
     pub fn dtype(&self) -> DType {
         self.tensor.0.dtype
     }
+    fn inputs_among<'e>(&self, edges: &'e [u32]) -> &'e [u32] {
+        &edges[self.inputs.0 as usize..self.inputs.1 as usize]
+    }
     pub fn is_leaf(&self) -> bool {
         self.leaf != NONE
     }
@@ -126,11 +129,7 @@ impl Graph {
 
     /// The places of node `i`'s inputs.
     pub fn inputs(&self, i: usize) -> &[u32] {
-        self.inputs_of(&self.nodes[i])
-    }
-
-    fn inputs_of(&self, e: &Entry) -> &[u32] {
-        &self.edges[e.inputs.0 as usize..e.inputs.1 as usize]
+        self.nodes[i].inputs_among(&self.edges)
     }
 
     /// What is known of node `i` if it has a value already.
@@ -284,7 +283,7 @@ impl Graph {
             if e.is_leaf() || !(lasting[i] || remembers(&e.tensor.0)) {
                 continue;
             }
-            for &input in &self.edges[e.inputs.0 as usize..e.inputs.1 as usize] {
+            for &input in e.inputs_among(&self.edges) {
                 let read = &self.nodes[input as usize];
                 lasting[input as usize] |= !read.output;
                 if let Some(leaf) = self.leaves.get_mut(read.leaf as usize) {
@@ -298,7 +297,7 @@ impl Graph {
         let mut state = Hasher::new();
         for e in &self.nodes {
             let h = &mut |v: u64| state.add(v);
-            let inputs = self.inputs_of(e);
+            let inputs = e.inputs_among(&self.edges);
             let counts = (e.shape().len() as u64) << 40 | (inputs.len() as u64) << 16;
             h(counts | (e.dtype() as u64) << 8 | (e.output as u64) << 1 | e.is_leaf() as u64);
             match self.leaves.get(e.leaf as usize) {

@@ -71,6 +71,11 @@ unsafe impl<T> Sync for Out<T> {}
 // SAFETY: as above.
 unsafe impl<T> Send for Out<T> {}
 
+/// How many of `all` go into one part, if a part has room for `most` and all are shared out evenly.
+fn even(all: usize, most: usize) -> usize {
+    all.div_ceil(all.div_ceil(most))
+}
+
 impl<T: Float> Job<T> {
     /// Plans the product of `a` (`m x k`) and `b` (`k x n`).
     pub fn plan(
@@ -129,7 +134,7 @@ impl<T: Float> Job<T> {
             vectors,
             pack_b,
             pitch: k,
-            chunk: k.div_ceil(k.div_ceil(most)),
+            chunk: even(k, most),
         }
     }
 
@@ -162,13 +167,22 @@ impl<T: Float> Job<T> {
         }
     }
 
-    /// How many panels of `b` a task packs.
-    fn packed_together(&self) -> usize {
+    /// A copy of all of `b` in panels, made on all threads.
+    unsafe fn prepack_b(&self) -> Scratch<T> {
+        let (panels, width) = (self.panels(), self.width());
+        let out = Scratch::<T>::new(panels * width * self.k);
+        let dst = Out(out.ptr());
         let run = match self.b.col {
-            1 => (PACK_RUN / self.width()).min(self.panels() / 16),
+            1 => (PACK_RUN / width).min(panels / 16),
             _ => 1,
         };
-        (16_384 / (self.width() * self.k)).max(run).max(1)
+        let some = (16_384 / (width * self.k)).max(run).max(1);
+        pool::run_chunks(panels, some, |r| {
+            let dst = &dst;
+            // SAFETY: each panel is packed by one task.
+            unsafe { self.pack_b(r, dst.0) }
+        });
+        out
     }
 
     /// The kernels for so many vectors.
@@ -181,7 +195,7 @@ impl<T: Float> Job<T> {
 
     /// Rows of a tile when `rows` rows are shared out evenly.
     fn height(&self, rows: usize, by_row: bool) -> usize {
-        rows.div_ceil(rows.div_ceil(self.tiles(self.vectors, by_row).len()))
+        even(rows, self.tiles(self.vectors, by_row).len())
     }
 
     /// Packs rows of `a`, elements `l..l + k` of each, to `dst` as tiles of `height` rows.
@@ -296,10 +310,9 @@ impl<T: Float> Job<T> {
             return (self.k, self.panels());
         }
         let panel = self.chunk * self.width() * size_of::<T>();
-        // As many as there is room for, shared out evenly.
-        let even = |all: usize, room: usize| all.div_ceil(all.div_ceil(room.max(1)));
-        let chunks = even(self.k.div_ceil(self.chunk), SLAB / (panel * self.panels()));
-        (chunks * self.chunk, even(self.panels(), SLAB / panel))
+        let room = |bytes: usize| (SLAB / bytes).max(1);
+        let chunks = even(self.k.div_ceil(self.chunk), room(panel * self.panels()));
+        (chunks * self.chunk, even(self.panels(), room(panel)))
     }
 
     /// The part of the product with these elements of the sums and panels of `b`.
@@ -336,17 +349,8 @@ impl<T: Float> Job<T> {
         done: &(dyn Fn(Range<usize>, Range<usize>) + Sync),
     ) {
         let (panels, width) = (self.panels(), self.width());
-        let packed = self
-            .pack_b
-            .then(|| Scratch::<T>::new(panels * width * self.k));
-        if let Some(packed) = &packed {
-            let dst = Out(packed.ptr());
-            pool::run_chunks(panels, self.packed_together(), |r| {
-                let dst = &dst;
-                // SAFETY: each panel is packed by one task.
-                unsafe { self.pack_b(r, dst.0) }
-            });
-        }
+        // SAFETY: passed on from the caller.
+        let packed = self.pack_b.then(|| unsafe { self.prepack_b() });
         let source = Out(packed.as_ref().map_or(std::ptr::null_mut(), |s| s.ptr()));
         let target = Out(c);
         let compute = |rows: Range<usize>, panels: Range<usize>| {
@@ -361,7 +365,7 @@ impl<T: Float> Job<T> {
             pool::run_chunks(self.p, self.task_rows(), |rows| compute(rows, 0..panels));
         } else {
             let each = (TASK / (self.p * width * self.k)).max(1);
-            let least = if self.p <= 4 { 8 } else { 1 };
+            let least = if self.p <= few::FEW { 8 } else { 1 };
             let each = each.max(panels.div_ceil(16)).max(least);
             pool::run_chunks(panels, each, |some| compute(0..self.p, some));
         }
@@ -470,14 +474,8 @@ impl<T: Float> PackedRight<T> {
     pub unsafe fn new(set: &'static Kernels<T>, q: usize, k: usize, b: Matrix<T>) -> Self {
         let any = Matrix::new(std::ptr::null(), k as isize, 1);
         let job = Job::plan(set, set.tile[0].len(), q, k, any, b, false);
-        let width = job.width();
-        let copy = Scratch::<T>::new(job.panels() * width * k);
-        let dst = Out(copy.ptr());
-        pool::run_chunks(job.panels(), job.packed_together(), |r| {
-            let dst = &dst;
-            // SAFETY: each panel is packed by one task.
-            unsafe { job.pack_b(r, dst.0) }
-        });
+        // SAFETY: passed on from the caller.
+        let copy = unsafe { job.prepack_b() };
         PackedRight { job, copy }
     }
 

@@ -18,6 +18,19 @@ const OUTPUT: usize = 128 << 10;
 /// The most parts: each has results of its own to be added up.
 const MOST_PARTS: usize = 16;
 
+/// Rows from all over a range go side by side, as many as `most`: each of these streams is read in order.
+/// `f` gets the first of the rows, how many they are, and from one to the next.
+fn streams(range: Range<usize>, most: usize, f: impl Fn(usize, usize, usize)) {
+    let each = range.len() / most;
+    for i in 0..each {
+        f(range.start + i, most, each);
+    }
+    let left = range.len() - each * most;
+    if left > 0 {
+        f(range.end - left, left, 1);
+    }
+}
+
 /// Few columns (or rows) with both operands contiguous along the sums: as dot products of the large
 /// operand's rows.
 pub(super) struct ByDots<T: 'static> {
@@ -73,7 +86,6 @@ impl<T: Float> ByDots<T> {
     /// The products of some of the rows: of row `i` and vector `j` to `c + i * c_row + j * c_vector`.
     unsafe fn rows(&self, range: Range<usize>, c: *mut T, c_row: isize, c_vector: isize) {
         let kernels = self.set.dots[self.few - 1];
-        // Rows from all over the range go side by side: each of these streams is read in order.
         let dots = |first: usize, rows: usize, apart: usize| {
             let at = |step: isize| first as isize * step;
             // SAFETY: rows of the large operand, the vectors, and the output's elements for them.
@@ -89,14 +101,7 @@ impl<T: Float> ByDots<T> {
                 });
             }
         };
-        let each = range.len() / kernels.len();
-        for i in 0..each {
-            dots(range.start + i, kernels.len(), each);
-        }
-        let left = range.len() - each * kernels.len();
-        if left > 0 {
-            dots(range.end - left, left, 1);
-        }
+        streams(range, kernels.len(), dots);
     }
 
     /// All of the product, to rows of `c` that are `c_row` apart, on the calling thread.
@@ -147,7 +152,7 @@ pub(super) fn part<T>([m, n, k]: [usize; 3], b: &Matrix<T>) -> Option<usize> {
 }
 
 /// Writes `a x b` to the contiguous `c` on the calling thread, for few rows and a `b` whose rows are
-/// contiguous: rows from all over `b` go side by side, so that each of these streams is read in order.
+/// contiguous, in [`streams`] of these.
 ///
 /// # Safety
 /// The operands must be readable, `c` writable for `m * n` elements.
@@ -162,8 +167,8 @@ pub(super) unsafe fn by_streams<T: Float>(
     // SAFETY: all of `a`, of which the copy has the size.
     unsafe { set.pack_panel(a.ptr, a.row, a.col, m, k, columns.ptr(), m) };
     let width = 2 * set.lanes;
-    let sums = |columns_of: Range<usize>, first: usize, rows: usize, apart: usize, accumulate| {
-        for j in columns_of.step_by(width) {
+    let sums = |range: Range<usize>, first: usize, rows: usize, apart: usize| {
+        for j in range.step_by(width) {
             let cols = width.min(n - j);
             let vectors = cols.div_ceil(set.lanes);
             let lanes = cols - (vectors - 1) * set.lanes;
@@ -178,23 +183,18 @@ pub(super) unsafe fn by_streams<T: Float>(
                 c_step: n as isize,
                 b_lanes: lanes,
                 c_lanes: lanes,
-                accumulate,
+                accumulate: first > 0,
             };
             // SAFETY: some rows of the operands and columns of the output.
             unsafe { set.tile[vectors - 1][m - 1](&tile) };
         }
     };
-    let each = k / STREAMS;
-    let left = k - each * STREAMS;
     // As many columns at a time as there is room for near.
     let some = (OUTPUT / (m * size_of::<T>())).next_multiple_of(width);
     for j in (0..n).step_by(some) {
         let range = j..n.min(j + some);
-        for i in 0..each {
-            sums(range.clone(), i, STREAMS, each, i > 0);
-        }
-        if left > 0 {
-            sums(range, k - left, left, 1, each > 0);
-        }
+        streams(0..k, STREAMS, |first, rows, apart| {
+            sums(range.clone(), first, rows, apart)
+        });
     }
 }

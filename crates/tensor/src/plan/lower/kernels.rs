@@ -1,6 +1,7 @@
 //! Third pass: a kernel for every group.
 
 use super::*;
+use crate::prim::axis_list;
 
 impl Lowering<'_> {
     pub(super) fn scratch(&mut self, size: Size) -> ValueId {
@@ -269,7 +270,7 @@ impl Lowering<'_> {
                 };
                 KernelSpec::Reduce {
                     op,
-                    axes: axes.iter().map(|&a| a as usize).collect(),
+                    axes: axis_list(&axes),
                     prologue: spec,
                     epilogue,
                 }

@@ -1,7 +1,7 @@
 //! First pass: which nodes are views of others, and what is wanted in the end.
 
 use super::*;
-use crate::prim::AxisList;
+use crate::prim::axis_list;
 
 impl Lowering<'_> {
     pub(super) fn resolve_views(&mut self) {
@@ -69,10 +69,7 @@ impl Lowering<'_> {
         };
         let layout = match node.prim() {
             Prim::Reshape => layout.reshape(node.shape())?,
-            Prim::Permute(axes) => {
-                let axes: AxisList = axes.iter().map(|&a| a as usize).collect();
-                layout.permute(&axes)
-            }
+            Prim::Permute(axes) => layout.permute(&axis_list(axes)),
             Prim::Broadcast => layout.broadcast_to(node.shape()),
             Prim::Slice(s) => (0..node.shape().len()).fold(layout.clone(), |l, d| {
                 l.slice(d, s.starts[d], node.shape()[d], s.steps[d])
