@@ -17,18 +17,18 @@ use std::ops::Range;
 const SERIAL: usize = 150_000;
 /// The least work for a task of its own.
 pub(super) const TASK: usize = 60_000;
-/// The most rows of a task: the more, the less often the second operand is read again.
-const TASK_ROWS: usize = 192;
 /// Bytes of a line of the operands that are worked on at once: a tile's rows then stay in the
 /// first-level cache, and panels stream from the second, which is fast enough; the fewer the chunks,
 /// the less often the output is read and written.
 const DEPTH: usize = 4096;
 /// Bytes that stay in the first-level cache.
 const NEAR: usize = 32 << 10;
-/// Rows of an operand that panels are packed from at a time, and the elements of each that a task reads
-/// in one run.
+/// Rows of the second operand that neighbouring panels are packed from at a time, and columns of the
+/// first that neighbouring tiles are.
 const PACK_ROWS: usize = 8;
-const PACK_RUN: usize = 512;
+const PACK_COLS: usize = 64;
+/// Elements that a task packs.
+const PACK_TASK: usize = 32 << 10;
 /// Bytes of the second operand that are packed at a time: they should stay in the third-level cache.
 const SLAB: usize = 4 << 20;
 /// An operand with as many bytes comes from memory: it is packed, a slab at a time, even where it could
@@ -36,8 +36,12 @@ const SLAB: usize = 4 << 20;
 const FAR: usize = 4 << 20;
 /// With fewer rows than this, tasks share out the columns.
 const LOW: usize = 32;
+/// The most rows of a task: the more, the less often the second operand is read again.
+const TASK_ROWS: usize = 192;
 /// From so many uses on, packing a panel pays.
 const REUSE: usize = 4;
+/// From so many uses on, packing rows pays that could be read where they lie.
+const MANY: usize = 32;
 
 /// A planned product of `p x k` and `k x q` matrices whose vectors run along `q`.
 #[derive(Clone, Copy)]
@@ -74,6 +78,51 @@ unsafe impl<T> Send for Out<T> {}
 /// How many of `all` go into one part, if a part has room for `most` and all are shared out evenly.
 fn even(all: usize, most: usize) -> usize {
     all.div_ceil(all.div_ceil(most))
+}
+
+/// Rows that are cut into tiles.
+#[derive(Clone, Copy)]
+struct Tiles {
+    first: usize,
+    end: usize,
+    /// Rows of each of the first `tall` tiles; the others have one less.
+    height: usize,
+    tall: usize,
+}
+
+impl Tiles {
+    /// As few tiles of at most so many rows as it takes, as even as can be: low tiles keep the
+    /// multipliers waiting.
+    fn shared_out(rows: Range<usize>, most: usize) -> Self {
+        let count = rows.len().div_ceil(most).max(1);
+        let height = rows.len().div_ceil(count);
+        Tiles {
+            first: rows.start,
+            end: rows.end,
+            height,
+            tall: count - (count * height - rows.len()),
+        }
+    }
+
+    /// Tiles of so many rows, but for the last.
+    fn of_height(rows: Range<usize>, height: usize) -> Self {
+        Tiles {
+            first: rows.start,
+            end: rows.end,
+            height,
+            tall: usize::MAX,
+        }
+    }
+
+    fn each(self) -> impl Iterator<Item = Range<usize>> {
+        let (mut i, mut tall) = (self.first, self.tall);
+        std::iter::from_fn(move || {
+            let height = self.height - (tall == 0) as usize;
+            let tile = i..self.end.min(i + height);
+            (i, tall) = (tile.end, tall.saturating_sub(1));
+            (!tile.is_empty()).then_some(tile)
+        })
+    }
 }
 
 impl<T: Float> Job<T> {
@@ -146,14 +195,13 @@ impl<T: Float> Job<T> {
         self.q.div_ceil(self.width())
     }
 
-    /// Packs some panels of `b` to their places in `dst`.
-    unsafe fn pack_b(&self, panels: Range<usize>, dst: *mut T) {
+    /// Packs some rows of some panels of `b` to their places in `dst`.
+    unsafe fn pack_b(&self, panels: Range<usize>, rows: Range<usize>, dst: *mut T) {
         let (width, Matrix { row, col, .. }) = (self.width(), self.b);
-        // Neighbouring panels have neighbouring pieces of the operand's rows: a few rows at a time, so
-        // that they are read in runs.
+        // Neighbouring panels have neighbouring pieces of the operand's rows.
         let some = if col == 1 { PACK_ROWS } else { self.k };
-        for l in (0..self.k).step_by(some) {
-            let len = some.min(self.k - l);
+        for l in rows.clone().step_by(some) {
+            let len = some.min(rows.end - l);
             for i in panels.clone() {
                 let lines = width.min(self.q - i * width);
                 let at = (i * width) as isize * col + l as isize * row;
@@ -172,15 +220,23 @@ impl<T: Float> Job<T> {
         let (panels, width) = (self.panels(), self.width());
         let out = Scratch::<T>::new(panels * width * self.k);
         let dst = Out(out.ptr());
-        let run = match self.b.col {
-            1 => (PACK_RUN / width).min(panels / 16),
-            _ => 1,
+        // Tasks share out what is read in long runs.
+        let by_row = self.b.col == 1;
+        let (all, each) = match by_row {
+            true => (
+                self.k,
+                (PACK_TASK / self.q).max(1).next_multiple_of(PACK_ROWS),
+            ),
+            false => (panels, PACK_TASK / (width * self.k)),
         };
-        let some = (16_384 / (width * self.k)).max(run).max(1);
-        pool::run_chunks(panels, some, |r| {
+        pool::run_chunks(all, each.max(1), |r| {
             let dst = &dst;
-            // SAFETY: each panel is packed by one task.
-            unsafe { self.pack_b(r, dst.0) }
+            let (panels, rows) = match by_row {
+                true => (0..panels, r),
+                false => (r, 0..self.k),
+            };
+            // SAFETY: passed on from the caller; each row of a panel is packed by one task.
+            unsafe { self.pack_b(panels, rows, dst.0) }
         });
         out
     }
@@ -193,23 +249,28 @@ impl<T: Float> Job<T> {
         }
     }
 
-    /// Rows of a tile when `rows` rows are shared out evenly.
-    fn height(&self, rows: usize, by_row: bool) -> usize {
-        even(rows, self.tiles(self.vectors, by_row).len())
+    /// Rows of a tile when all of `a` is packed.
+    fn height(&self) -> usize {
+        even(self.p, self.tiles(self.vectors, false).len())
     }
 
-    /// Packs rows of `a`, elements `l..l + k` of each, to `dst` as tiles of `height` rows.
-    unsafe fn pack_a(&self, rows: Range<usize>, height: usize, l: usize, k: usize, dst: *mut T) {
+    /// Packs rows of `a`, elements `l..l + k` of each, tile after tile to `dst`.
+    unsafe fn pack_a(&self, tiles: Tiles, l: usize, k: usize, dst: *mut T) {
         let a = self.a;
-        for i in rows.clone().step_by(height) {
-            let lines = height.min(rows.end - i);
-            let src = a
-                .ptr
-                .wrapping_offset(i as isize * a.row + l as isize * a.col);
-            // SAFETY: these rows of the operand; their place in the copy.
-            unsafe {
-                let dst = dst.add((i - rows.start) * k);
-                self.set.pack_panel(src, a.row, a.col, lines, k, dst, lines);
+        // Neighbouring tiles have neighbouring pieces of the operand's columns.
+        let some = if a.row == 1 { PACK_COLS } else { k };
+        for first in (0..k).step_by(some) {
+            let len = some.min(k - first);
+            for tile in tiles.each() {
+                let at = tile.start as isize * a.row + (l + first) as isize * a.col;
+                let src = a.ptr.wrapping_offset(at);
+                let lines = tile.len();
+                // SAFETY: these rows of the operand; their place in the copy.
+                unsafe {
+                    let dst = dst.add((tile.start - tiles.first) * k + first * lines);
+                    self.set
+                        .pack_panel(src, a.row, a.col, lines, len, dst, lines);
+                }
             }
         }
     }
@@ -230,16 +291,17 @@ impl<T: Float> Job<T> {
     ) {
         let a = self.a;
         let ready = !packed_a.is_null();
-        // The operand is read as fast where it lies, along its rows if tiles need not be lower, along
-        // its columns if it stays in the first-level cache.
+        // The operand is read nearly as fast where it lies, along its rows if tiles need not be lower,
+        // along its columns if it stays in the first-level cache.
         let lower = self.tiles(self.vectors, true).len() < self.tiles(self.vectors, false).len();
         let near = self.k * a.col.unsigned_abs() * size_of::<T>() <= NEAR;
-        let pays = panels.len() >= REUSE && if a.row == 1 { !near } else { lower };
+        let many = panels.len() >= MANY && rows.len() > few::FEW;
+        let pays = panels.len() >= REUSE && if a.row == 1 { !near } else { lower || many };
         let pack_a = !ready && (pays || (a.row != 1 && a.col != 1));
         let by_row = !pack_a && !ready && a.row != 1;
-        let height = match ready {
-            true => self.height(self.p, false),
-            false => self.height(rows.len(), by_row),
+        let tiles = match ready {
+            true => Tiles::of_height(rows.clone(), self.height()),
+            false => Tiles::shared_out(rows.clone(), self.tiles(self.vectors, by_row).len()),
         };
         let scratch = pack_a.then(|| Scratch::<T>::new(rows.len() * self.chunk));
         let width = self.width();
@@ -247,10 +309,10 @@ impl<T: Float> Job<T> {
         let mut l = 0;
         while l < self.k {
             let k = self.chunk.min(self.k - l);
-            // Where the tile of row `i` is, if not read in place: at `tiles + i * k`.
-            let tiles = if let Some(scratch) = &scratch {
+            // Where the tile of row `i` is, if not read in place: at `ready_a + i * k`.
+            let ready_a = if let Some(scratch) = &scratch {
                 // SAFETY: these rows of the operand; the scratch has room for them.
-                unsafe { self.pack_a(rows.clone(), height, l, k, scratch.ptr()) };
+                unsafe { self.pack_a(tiles, l, k, scratch.ptr()) };
                 scratch.ptr().cast_const().wrapping_sub(rows.start * k)
             } else {
                 packed_a.wrapping_add(l * self.p)
@@ -271,10 +333,10 @@ impl<T: Float> Job<T> {
                     let b = packed.wrapping_add(j * width * self.pitch + l * width);
                     (b, width as isize, self.set.lanes)
                 };
-                for i in rows.clone().step_by(height) {
-                    let lines = height.min(rows.end - i);
+                for tile in tiles.each() {
+                    let (i, lines) = (tile.start, tile.len());
                     let (a, a_step) = if ready || pack_a {
-                        (tiles.wrapping_add(i * k), lines as isize)
+                        (ready_a.wrapping_add(i * k), lines as isize)
                     } else {
                         let at = i as isize * a.row + l as isize * a.col;
                         (
@@ -375,7 +437,7 @@ impl<T: Float> Job<T> {
     /// threads.
     unsafe fn prepack(&self) -> Scratch<T> {
         let out = Scratch::<T>::of_form(self.p * self.k, self.a.constant);
-        let height = self.height(self.p, false);
+        let height = self.height();
         let dst = Out(out.ptr());
         let some = (16_384 / (height * self.k)).max(1);
         pool::run_chunks(self.p.div_ceil(height), some, |tiles| {
@@ -386,7 +448,10 @@ impl<T: Float> Job<T> {
                 let at = l * self.p + rows.start * k;
                 // SAFETY: some rows, one chunk; the copy has room for all of them, and each tile is
                 // packed by one task.
-                unsafe { self.pack_a(rows.clone(), height, l, k, dst.0.add(at)) };
+                unsafe {
+                    let rows = Tiles::of_height(rows.clone(), height);
+                    self.pack_a(rows, l, k, dst.0.add(at))
+                };
             }
         });
         out
@@ -434,7 +499,7 @@ impl<T: Float> Packed<T> {
 
     /// Rows of a tile.
     pub fn height(&self) -> usize {
-        self.job.height(self.job.p, false)
+        self.job.height()
     }
 
     /// The given rows (from a tile's start) and panels of the product; `b` holds these panels.
@@ -535,7 +600,7 @@ pub unsafe fn block<T: Float>(
     // SAFETY: passed on from the caller.
     unsafe {
         if let Some(packed) = &packed {
-            job.pack_b(0..job.panels(), packed.ptr());
+            job.pack_b(0..job.panels(), 0..k, packed.ptr());
         }
         let packed = packed
             .as_ref()

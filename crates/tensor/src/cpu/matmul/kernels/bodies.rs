@@ -1,5 +1,8 @@
 //! The bodies of the kernels, the same for all instruction sets.
 
+/// Elements of the sums that a tile takes in one round of its loop.
+pub(super) const UNROLL: usize = 4;
+
 /// Makes a module of kernels: `R` rows by `V` vectors of an element type.
 ///
 /// An instruction set brings its functions: `part(n)` says which lanes are the first `n`,
@@ -25,34 +28,50 @@ macro_rules! bodies {
                     for j in (0..V * $lanes).step_by(64 / size_of::<$t>()) {
                         prefetch(c.wrapping_add(j).cast());
                     }
+                    // They need not begin where lines do.
+                    prefetch(c.wrapping_add(V * $lanes - 1).cast());
                 }
                 let mut rows = [a; R];
                 for i in 0..R {
                     rows[i] = a.wrapping_offset(i as isize * a_step);
                 }
-                for l in 0..t.k {
-                    let mut bv = [$zero(); V];
-                    for j in 0..V {
-                        // SAFETY: row `l` of the second operand, with the lanes that exist.
-                        bv[j] = unsafe {
-                            if j + 1 < V {
-                                $load(b.add(j * $lanes))
-                            } else {
-                                $load_part(b_part, b.add(j * $lanes))
-                            }
-                        };
-                    }
-                    for i in 0..R {
-                        // SAFETY: element `(i, l)` of the first operand.
-                        let x = $set1(unsafe { if BY_ROW { *rows[i].add(l) } else { *a.add(i) } });
+                /// Element `$l` of all sums.
+                macro_rules! step {
+                    ($l:expr) => {
+                        let mut bv = [$zero(); V];
                         for j in 0..V {
-                            acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                            // SAFETY: row `l` of the second operand, with the lanes that exist.
+                            bv[j] = unsafe {
+                                if j + 1 < V {
+                                    $load(b.add(j * $lanes))
+                                } else {
+                                    $load_part(b_part, b.add(j * $lanes))
+                                }
+                            };
                         }
+                        for i in 0..R {
+                            // SAFETY: element `(i, l)` of the first operand.
+                            let x = unsafe { if BY_ROW { *rows[i].add($l) } else { *a.add(i) } };
+                            let x = $set1(x);
+                            for j in 0..V {
+                                acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                            }
+                        }
+                        b = b.wrapping_offset(b_step);
+                        if !BY_ROW {
+                            a = a.wrapping_offset(a_step);
+                        }
+                    };
+                }
+                // Several at a time: where a core is shared, steps and comparisons cost a tenth.
+                let whole = t.k - t.k % UNROLL;
+                for l in (0..whole).step_by(UNROLL) {
+                    for u in 0..UNROLL {
+                        step!(l + u);
                     }
-                    b = b.wrapping_offset(b_step);
-                    if !BY_ROW {
-                        a = a.wrapping_offset(a_step);
-                    }
+                }
+                for l in whole..t.k {
+                    step!(l);
                 }
                 let c_part = $part(t.c_lanes);
                 for i in 0..R {
