@@ -1,6 +1,6 @@
 //! The kernels with AVX2.
 
-use super::bodies::{UNROLL, bodies, columns, rows};
+use super::bodies::{bodies, columns, rounds, rows};
 use super::*;
 use std::arch::x86_64::*;
 

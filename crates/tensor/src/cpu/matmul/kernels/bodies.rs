@@ -1,7 +1,22 @@
 //! The bodies of the kernels, the same for all instruction sets.
 
-/// Elements of the sums that a tile takes in one round of its loop.
-pub(super) const UNROLL: usize = 4;
+/// Runs `$step` for each `$l` below `$n`, four in a round of the loop: where a core is shared, what counts
+/// and compares costs a tenth. (A closure would not be compiled for the instruction set.)
+macro_rules! rounds {
+    ($n:expr, |$l:ident| $step:block) => {
+        let whole = $n - $n % 4;
+        for first in (0..whole).step_by(4) {
+            for more in 0..4 {
+                let $l = first + more;
+                $step
+            }
+        }
+        for $l in whole..$n {
+            $step
+        }
+    };
+}
+pub(super) use rounds;
 
 /// Makes a module of kernels: `R` rows by `V` vectors of an element type.
 ///
@@ -35,44 +50,30 @@ macro_rules! bodies {
                 for i in 0..R {
                     rows[i] = a.wrapping_offset(i as isize * a_step);
                 }
-                /// Element `$l` of all sums.
-                macro_rules! step {
-                    ($l:expr) => {
-                        let mut bv = [$zero(); V];
-                        for j in 0..V {
-                            // SAFETY: row `l` of the second operand, with the lanes that exist.
-                            bv[j] = unsafe {
-                                if j + 1 < V {
-                                    $load(b.add(j * $lanes))
-                                } else {
-                                    $load_part(b_part, b.add(j * $lanes))
-                                }
-                            };
-                        }
-                        for i in 0..R {
-                            // SAFETY: element `(i, l)` of the first operand.
-                            let x = unsafe { if BY_ROW { *rows[i].add($l) } else { *a.add(i) } };
-                            let x = $set1(x);
-                            for j in 0..V {
-                                acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                rounds!(t.k, |l| {
+                    let mut bv = [$zero(); V];
+                    for j in 0..V {
+                        // SAFETY: row `l` of the second operand, with the lanes that exist.
+                        bv[j] = unsafe {
+                            if j + 1 < V {
+                                $load(b.add(j * $lanes))
+                            } else {
+                                $load_part(b_part, b.add(j * $lanes))
                             }
-                        }
-                        b = b.wrapping_offset(b_step);
-                        if !BY_ROW {
-                            a = a.wrapping_offset(a_step);
-                        }
-                    };
-                }
-                // Several at a time: where a core is shared, steps and comparisons cost a tenth.
-                let whole = t.k - t.k % UNROLL;
-                for l in (0..whole).step_by(UNROLL) {
-                    for u in 0..UNROLL {
-                        step!(l + u);
+                        };
                     }
-                }
-                for l in whole..t.k {
-                    step!(l);
-                }
+                    for i in 0..R {
+                        // SAFETY: element `(i, l)` of the first operand.
+                        let x = $set1(unsafe { if BY_ROW { *rows[i].add(l) } else { *a.add(i) } });
+                        for j in 0..V {
+                            acc[i][j] = $fma(x, bv[j], acc[i][j]);
+                        }
+                    }
+                    b = b.wrapping_offset(b_step);
+                    if !BY_ROW {
+                        a = a.wrapping_offset(a_step);
+                    }
+                });
                 let c_part = $part(t.c_lanes);
                 for i in 0..R {
                     let c = t.c.wrapping_offset(i as isize * t.c_step);
@@ -140,7 +141,7 @@ macro_rules! bodies {
             ) {
                 let mut acc = [[$zero(); V]; R];
                 let mut b = t.b;
-                for l in 0..t.k {
+                rounds!(t.k, |l| {
                     // SAFETY: row `l` of the second operand; the elements of the image under the
                     // tile.
                     unsafe {
@@ -157,7 +158,7 @@ macro_rules! bodies {
                         }
                         b = b.add(t.b_step);
                     }
-                }
+                });
                 for i in 0..R {
                     for j in 0..V {
                         // SAFETY: row `i` of the output.
@@ -180,7 +181,7 @@ macro_rules! bodies {
                     for j in 0..V {
                         from[j] = t.image.add((*t.runs.add(j)).from);
                     }
-                    for l in 0..t.k {
+                    rounds!(t.k, |l| {
                         let at = *t.offsets.add(l);
                         let mut v = [$zero(); V];
                         for j in 0..V {
@@ -193,7 +194,7 @@ macro_rules! bodies {
                             }
                         }
                         w = w.add(R);
-                    }
+                    });
                     for j in 0..V {
                         let run = *t.runs.add(j);
                         let part = $part(run.lanes);
@@ -216,7 +217,7 @@ macro_rules! bodies {
                 let mut b = t.b;
                 for y in 0..t.size[0] {
                     let mut at = y * t.steps[0];
-                    for _ in 0..t.size[1] {
+                    rounds!(t.size[1], |_x| {
                         // SAFETY: a position of the second operand, and of the image.
                         unsafe {
                             let mut bv = [$zero(); V];
@@ -232,7 +233,7 @@ macro_rules! bodies {
                             b = b.add(t.b_step);
                         }
                         at += t.steps[1];
-                    }
+                    });
                 }
                 for i in 0..R {
                     for j in 0..V {
