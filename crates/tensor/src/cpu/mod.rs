@@ -17,6 +17,7 @@ pub mod pool2d;
 pub mod reduce;
 mod rnn;
 pub mod rows;
+mod runs;
 pub mod scan;
 pub mod simd;
 pub mod sort;
@@ -25,3 +26,4 @@ pub mod storage;
 mod unit;
 
 pub use engine::Cpu;
+pub use runs::{After, Runs};

@@ -3,7 +3,7 @@
 //! The planes (images times channels) are shared out among the threads; within a plane every
 //! element is computed, and every sum added up, in one fixed order.
 
-use super::matmul::After;
+use super::After;
 use super::pool;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
@@ -365,7 +365,7 @@ unsafe fn run<T: Stored>(
                 });
             });
         }
-        after(r.start * size..r.end * size);
+        after((r.start * size..r.end * size).into());
     });
 }
 

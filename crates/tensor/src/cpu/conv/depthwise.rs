@@ -75,7 +75,7 @@ impl Job {
                     }
                 }
             }
-            after(groups.start * outs * taps..groups.end * outs * taps);
+            after((groups.start * outs * taps..groups.end * outs * taps).into());
         });
     }
 }

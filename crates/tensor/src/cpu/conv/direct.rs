@@ -9,7 +9,7 @@ use super::faces::Correlation;
 use super::{ConvShape, Ptr};
 use crate::Element;
 use crate::cpu::constant::{Constant, prepared};
-use crate::cpu::matmul::{After, ImageTile, Kernels, Scratch, WeightTile};
+use crate::cpu::matmul::{After, ImageTile, Kernels, Runs, Scratch, WeightTile};
 use crate::cpu::pool;
 
 /// Bytes of finished rows that are kept before they are transposed.
@@ -178,15 +178,15 @@ pub unsafe fn correlate<T: Element>(
                 }
             }
             if cuts > 1 {
-                for o in some_panels.start * width..c.outs.min(some_panels.end * width) {
-                    let at = (unit * c.outs + o) * oh;
-                    after((at + y0) * ow..(at + y1) * ow);
-                }
+                let first = unit * c.outs;
+                let last = c.outs.min(some_panels.end * width);
+                let planes = first + some_panels.start * width..first + last;
+                after(Runs::block(0, oh * ow, planes, y0 * ow..y1 * ow));
             }
         }
         if cuts == 1 {
             let size = c.outs * oh * ow;
-            after(tasks.start * size..tasks.end * size);
+            after((tasks.start * size..tasks.end * size).into());
         }
     });
 }

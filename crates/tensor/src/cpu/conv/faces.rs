@@ -5,7 +5,7 @@ use super::{ConvShape, Face, Ptr};
 #[cfg(target_arch = "x86_64")]
 use super::{direct, planes};
 use crate::cpu::constant::{Constant, prepared};
-use crate::cpu::matmul::{After, Block, Left, Matrix, Scratch};
+use crate::cpu::matmul::{After, Block, Left, Matrix, Runs, Scratch};
 use crate::cpu::pool;
 use crate::precision::Precision;
 use std::ops::Range;
@@ -267,15 +267,14 @@ pub unsafe fn correlate<T: Block>(
             }
             if !whole {
                 let cols = from * width..positions.min(some_panels.end * width);
-                for o in some_rows {
-                    let at = (unit * c.outs + o) * positions;
-                    after(at + cols.start..at + cols.end);
-                }
+                let first = unit * c.outs;
+                let planes = first + some_rows.start..first + some_rows.end;
+                after(Runs::block(0, positions, planes, cols));
             }
         }
         if whole {
             let size = c.outs * positions;
-            after(tasks.start * size..tasks.end * size);
+            after((tasks.start * size..tasks.end * size).into());
         }
     });
 }
@@ -335,7 +334,7 @@ unsafe fn input_grad<T: Block>(
             dx.0.add(start).write_bytes(0, channels * image);
             walk.add_back(columns.ptr(), channels, dx.0.add(start));
         }
-        after(start..start + channels * image);
+        after((start..start + channels * image).into());
     });
 }
 
@@ -522,6 +521,6 @@ unsafe fn weight_grad<T: Block>(
             }
             first += count;
         }
-        after(range.start * k..range.end * k);
+        after((range.start * k..range.end * k).into());
     });
 }

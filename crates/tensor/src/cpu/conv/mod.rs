@@ -25,13 +25,13 @@ mod tiles;
 mod winograd;
 
 use super::constant::Constant;
-use super::matmul::After;
 use super::pool;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
 use super::storage::Storage;
 #[cfg(target_arch = "x86_64")]
 use super::unit;
+use super::{After, Runs};
 use crate::{DType, Face, Precision};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -270,7 +270,7 @@ pub trait ConvScalar: crate::Element {
 
 /// Computes one face of a convolution; see [`Face`] for what `a`, `b` and `out` are.
 ///
-/// All three are contiguous. `after` is called for disjoint ranges of linear output indices that
+/// All three are contiguous. `after` is called for disjoint runs of linear output indices that
 /// cover the output, each once it is final. Half-precision operands are accumulated in `f32` and
 /// rounded once.
 ///
@@ -305,7 +305,7 @@ unsafe fn planned<T: ConvScalar>(
         let zero = T::from_f64(0.0);
         // SAFETY: `out` has `len` elements.
         (0..len).for_each(|i| unsafe { out.add(i).write(zero) });
-        return after(0..len);
+        return after((0..len).into());
     }
     // SAFETY: passed on from the caller.
     unsafe { T::run(p, a, b, constant, out, after) }
@@ -401,11 +401,13 @@ macro_rules! halves {
                 let (a, b) = (widen(a, a_len), widen(b, b_len));
                 let wide = Storage::scratch(len * 4);
                 let (from, to) = (Ptr(wide.as_ptr().cast::<f32>()), Ptr(out));
-                let round = |r: Range<usize>| {
+                let round = |runs: Runs| {
                     let (from, to) = (&from, &to);
-                    // SAFETY: the range is final and this task's own.
-                    unsafe { to.slice_mut(&r).convert_from_f32_slice(from.slice(&r)) };
-                    after(r);
+                    for r in runs.each() {
+                        // SAFETY: the range is final and this task's own.
+                        unsafe { to.slice_mut(&r).convert_from_f32_slice(from.slice(&r)) };
+                    }
+                    after(runs);
                 };
                 let (a, b) = (a.as_ptr().cast::<f32>(), b.as_ptr().cast::<f32>());
                 // SAFETY: the blocks have the sizes of the operands and of the result.

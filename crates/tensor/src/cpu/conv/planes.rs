@@ -8,7 +8,7 @@ use super::columns::SLACK;
 use super::direct::{offsets, some_rows};
 use super::faces::Correlation;
 use crate::Element;
-use crate::cpu::matmul::{After, Kernels, PlaneTile, Run, Scratch};
+use crate::cpu::matmul::{After, Kernels, PlaneTile, Run, Runs, Scratch};
 use crate::cpu::pool;
 
 /// The least number of multiply-adds for a task of its own.
@@ -111,15 +111,13 @@ pub unsafe fn correlate<T: Element>(
                 }
             }
             if cuts > 1 {
-                for o in 0..c.outs {
-                    let at = (unit * c.outs + o) * oh;
-                    after((at + y0) * ow..(at + y1) * ow);
-                }
+                let planes = unit * c.outs..(unit + 1) * c.outs;
+                after(Runs::block(0, oh * ow, planes, y0 * ow..y1 * ow));
             }
         }
         if cuts == 1 {
             let size = c.outs * oh * ow;
-            after(tasks.start * size..tasks.end * size);
+            after((tasks.start * size..tasks.end * size).into());
         }
     });
 }

@@ -29,7 +29,12 @@ fn by_unit(unit: &Unit, face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Opti
 /// Calls `f` with an `after` and asserts that it is told of everything once, if `f` says so.
 fn collected(len: usize, f: impl FnOnce(After<'_>) -> bool) -> bool {
     let ranges = Mutex::new(Vec::new());
-    let done = f(&|r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end)));
+    let done = f(&|runs| {
+        ranges
+            .lock()
+            .unwrap()
+            .extend(runs.each().map(|r| (r.start, r.end)))
+    });
     let mut ranges = ranges.into_inner().unwrap();
     ranges.sort_unstable();
     let end = ranges.iter().fold(0, |next, &(start, end)| {

@@ -269,7 +269,7 @@ impl Job {
                     }
                 }
             }
-            after(first * s.window()..(first + lines) * s.window());
+            after((first * s.window()..(first + lines) * s.window()).into());
         });
         true
     }

@@ -8,7 +8,7 @@
 use super::lines::{Axis, LANES, Phase, Piece, Plan, Sizes, Target};
 use super::{ConvShape, Face, Ptr};
 use crate::cpu::constant::{Constant, prepared};
-use crate::cpu::matmul::{After, Scratch};
+use crate::cpu::matmul::{After, Runs, Scratch};
 use crate::cpu::pool;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use std::arch::x86_64::*;
@@ -421,10 +421,9 @@ impl Job {
                 }
             }
             if cuts == 1 {
-                for n in 0..images {
-                    let start = first + n * s.groups * self.outs * self.result;
-                    after(start..start + self.outs * self.result);
-                }
+                let size = self.outs * self.result;
+                let of_group = group * size..(group + 1) * size;
+                after(Runs::block(0, s.groups * size, n..n + images, of_group));
             } else {
                 let phase = &plan.phases[0];
                 let mut at = strips.start * 2..strips.end * 2;
@@ -435,10 +434,8 @@ impl Job {
                 };
                 let last = phase.pieces(end).last().unwrap();
                 let end = last.to as usize + last.mask.count_ones() as usize;
-                for o in 0..self.outs {
-                    let start = first + o * self.result;
-                    after(start + begin.to as usize..start + end);
-                }
+                let positions = begin.to as usize..end;
+                after(Runs::block(first, self.result, 0..self.outs, positions));
             }
         });
         true

@@ -1,6 +1,7 @@
 //! Kernels that carry tapes: maps, and anchors with an elementwise epilogue.
 
 use super::{Arg, ptr, start};
+use crate::cpu::After;
 use crate::cpu::constant::Constant;
 use crate::cpu::conv::{self, ConvShape, Planned};
 use crate::cpu::interp::Program;
@@ -15,7 +16,6 @@ use crate::prim::{Conv, Face, ReduceOp};
 use crate::shape::Shape;
 use crate::tape::Slots;
 use smallvec::SmallVec;
-use std::ops::Range;
 
 type Inputs = SmallVec<[*const u8; 8]>;
 type Outputs = SmallVec<[*mut u8; 4]>;
@@ -60,7 +60,7 @@ impl Kernel for Map {
     }
 }
 
-/// Elementwise work on each finished range of an anchor's result.
+/// Elementwise work on each finished part of an anchor's result.
 struct Epilogue {
     program: Program,
     /// Inputs besides the anchor's result.
@@ -77,12 +77,12 @@ impl Epilogue {
 }
 
 /// Splits `args` behind the anchor's own operands, and calls `anchor` with the result's address
-/// and what to do with each finished range.
+/// and what to do with each finished part.
 fn with_epilogue(
     epilogue: &Option<Epilogue>,
     args: &[Arg<'_>],
     slots: &Slots<'_>,
-    anchor: impl FnOnce(*mut u8, &(dyn Fn(Range<usize>) + Sync)),
+    anchor: impl FnOnce(*mut u8, After<'_>),
 ) {
     let Some(Epilogue { program, inputs: n }) = epilogue else {
         return anchor(ptr(&args[0]), &|_| {});
@@ -93,13 +93,13 @@ fn with_epilogue(
     from.extend(inputs(read));
     /// Addresses shared between the pool's threads.
     struct Shared(Inputs, Outputs);
-    // SAFETY: tasks read anywhere but write disjoint ranges.
+    // SAFETY: tasks read anywhere but write disjoint parts.
     unsafe impl Sync for Shared {}
     let shared = Shared(from, outputs(&written[1..]));
     let shared = &shared;
-    anchor(result, &|range| {
-        // SAFETY: as for `Map`; the anchor has finished the range and calls for it once.
-        unsafe { program.run_map(range, &shared.0, &shared.1, slots) }
+    anchor(result, &|runs| {
+        // SAFETY: as for `Map`; the anchor has finished these elements and calls for them once.
+        unsafe { program.run_map(runs, &shared.0, &shared.1, slots) }
     });
 }
 
@@ -130,7 +130,10 @@ impl Kernel for Reduce {
         let (read, rest) = args.split_at(self.inputs);
         with_epilogue(&self.epilogue, rest, slots, |out, after| {
             // SAFETY: the planner's operands cover the layouts; the result is new memory.
-            unsafe { self.plan.run(&inputs(read), out, slots, after) };
+            unsafe {
+                self.plan
+                    .run(&inputs(read), out, slots, &|r| after(r.into()))
+            };
         });
         Ok(())
     }

@@ -19,7 +19,7 @@ mod random;
 
 pub use random::{philox, uniform};
 
-use super::{pool, simd};
+use super::{Runs, pool, simd};
 use crate::tape::{Binary, Instr, Key, Reg, Scalar, Slots, Tape, Unary};
 use crate::{DType, Layout, with_dtype};
 use kernels::Kernel;
@@ -111,8 +111,6 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Blocks are multiples of this, and so of every kernel's stride.
 const MIN_LANES: usize = 128;
 const MAX_LANES: usize = 512;
-/// Operands larger than this together come from memory, not from a cache.
-const STREAM_BYTES: usize = 4 << 20;
 /// Element operations below which waking other threads costs more than it saves.
 const PARALLEL_OPS: usize = 1 << 17;
 /// Element operations that make a task.
@@ -154,24 +152,24 @@ impl Program {
         self.numel
     }
 
-    /// Computes the outputs at linear indices `range`, on this thread.
+    /// Computes the outputs at the linear indices of `runs`, on this thread.
     ///
     /// # Safety
     /// - `inputs[k]` points to the storage that layout `k` describes (the layout's offset is added
     ///   here), aligned for its type and readable wherever the layout reaches.
     /// - `outputs[k]` points to the memory of linear index 0 of a contiguous output, aligned and
-    ///   writable over `range`. It may be the very memory of a contiguous input of the same element
+    ///   writable over `runs`. It may be the very memory of a contiguous input of the same element
     ///   size (index 0 on index 0); otherwise no output overlaps an input or another output.
     /// - `slots` has every slot that the tape names.
     pub unsafe fn run_map(
         &self,
-        range: Range<usize>,
+        runs: impl Into<Runs>,
         inputs: &[*const u8],
         outputs: &[*mut u8],
         slots: &Slots<'_>,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { self.execute(range, inputs, Some(outputs), slots, |_, _, _| {}) }
+        unsafe { self.execute(runs.into(), inputs, Some(outputs), slots, |_, _, _| {}) }
     }
 
     /// [`run_map`](Self::run_map) over all indices, on the threads of the pool if that pays.
@@ -219,25 +217,22 @@ impl Program {
         f: impl FnMut(usize, usize, &[*const u8]),
     ) {
         // SAFETY: the caller's promise.
-        unsafe { self.execute(range, inputs, None, slots, f) }
+        unsafe { self.execute(range.into(), inputs, None, slots, f) }
     }
 
     unsafe fn execute(
         &self,
-        range: Range<usize>,
+        runs: Runs,
         inputs: &[*const u8],
         outputs: Option<&[*mut u8]>,
         slots: &Slots<'_>,
         mut f: impl FnMut(usize, usize, &[*const u8]),
     ) {
-        if range.is_empty() {
+        if runs.is_empty() {
             return;
         }
-        assert!(
-            range.end <= self.numel,
-            "range {range:?} of {} indices",
-            self.numel
-        );
+        let numel = self.numel;
+        assert!(runs.end() <= numel, "{runs:?} of {numel} indices");
         let _flush = pool::flush_denormals();
         let mut scratch = Scratch::take(self.scratch);
         let base = scratch.as_ptr();
@@ -250,13 +245,13 @@ impl Program {
                 Home::Input(k, first) => {
                     moving.push((i as u16, value.size));
                     inputs[k as usize]
-                        .wrapping_add((first + range.start) * value.size)
+                        .wrapping_add((first + runs.first) * value.size)
                         .cast_mut()
                 }
                 Home::Output(k) => match outputs {
                     Some(out) if !self.conflicts(k, inputs, out) => {
                         moving.push((i as u16, value.size));
-                        out[k as usize].wrapping_add(range.start * value.size)
+                        out[k as usize].wrapping_add(runs.first * value.size)
                     }
                     _ => {
                         held_back.push(k);
@@ -283,65 +278,81 @@ impl Program {
             for step in &self.prologue {
                 self.step(step, &at, 0, 1, inputs, slots);
             }
-            let lanes = self.lanes.min(range.len());
+            let lanes = self.lanes.min(runs.len);
             for &(fill, d, a) in &self.splats {
                 let a = at[a as usize];
                 fill(lanes, at[d as usize], a, a, a);
             }
-            let per_index: usize = moving.iter().map(|&(_, size)| size).sum();
-            let streams = self.numel * per_index > STREAM_BYTES;
-            let mut start = range.start;
-            while start < range.end {
-                let n = self.lanes.min(range.end - start);
-                let ahead = if streams {
-                    self.lanes.min(range.end - start - n)
-                } else {
-                    0
-                };
-                for (i, step) in self.body.iter().enumerate() {
-                    self.prefetch(i, &moving, &at, n, ahead);
-                    self.step(step, &at, start, n, inputs, slots);
-                }
-                match outputs {
-                    Some(outputs) => {
-                        for step in &self.tail {
-                            self.step(step, &at, start, n, inputs, slots);
+            let end = runs.end();
+            for range in runs.each() {
+                let mut start = range.start;
+                while start < range.end {
+                    let n = self.lanes.min(range.end - start);
+                    // The next block: how far it is and how long.
+                    let next = match start + n < range.end {
+                        true => (n, self.lanes.min(range.end - start - n)),
+                        false => (n + runs.step - runs.len, self.lanes.min(runs.len)),
+                    };
+                    let ahead = (start + next.0 < end).then_some(next);
+                    for (i, step) in self.body.iter().enumerate() {
+                        self.prefetch(i, &moving, &at, ahead);
+                        self.step(step, &at, start, n, inputs, slots);
+                    }
+                    match outputs {
+                        Some(outputs) => {
+                            for step in &self.tail {
+                                self.step(step, &at, start, n, inputs, slots);
+                            }
+                            for &k in &held_back {
+                                let out = &self.outputs[k as usize];
+                                let d = outputs[k as usize].add(start * out.size);
+                                let block = at[out.value as usize];
+                                std::ptr::copy_nonoverlapping(block, d, n * out.size);
+                            }
                         }
-                        for &k in &held_back {
-                            let out = &self.outputs[k as usize];
-                            let d = outputs[k as usize].add(start * out.size);
-                            let block = at[out.value as usize];
-                            std::ptr::copy_nonoverlapping(block, d, n * out.size);
+                        None => {
+                            let blocks: SmallVec<[*const u8; 8]> = self
+                                .outputs
+                                .iter()
+                                .map(|o| at[o.block as usize].cast_const())
+                                .collect();
+                            f(start, n, &blocks);
                         }
                     }
-                    None => {
-                        let blocks: SmallVec<[*const u8; 8]> = self
-                            .outputs
-                            .iter()
-                            .map(|o| at[o.block as usize].cast_const())
-                            .collect();
-                        f(start, n, &blocks);
+                    for &(i, size) in &moving {
+                        let p = &mut at[i as usize];
+                        *p = p.wrapping_add(n * size);
                     }
+                    start += n;
                 }
+                // From behind this run to the next.
                 for &(i, size) in &moving {
                     let p = &mut at[i as usize];
-                    *p = p.wrapping_add(n * size);
+                    *p = p
+                        .wrapping_add(runs.step * size)
+                        .wrapping_sub(runs.len * size);
                 }
-                start += n;
             }
         }
     }
 
-    /// Before step `i` of a block of `n`: asks for that step's share of the next block of `ahead`,
-    /// so that memory is read while the steps compute.
+    /// Before step `i` of a block: asks for that step's share of the next block, given by its distance
+    /// and its length, so that memory is read while the steps compute. It pays for small operands too:
+    /// what another core wrote, or an output's lines, are far away.
     #[inline(always)]
-    fn prefetch(&self, i: usize, moving: &[(u16, usize)], at: &[*mut u8], n: usize, ahead: usize) {
-        if ahead == 0 {
+    fn prefetch(
+        &self,
+        i: usize,
+        moving: &[(u16, usize)],
+        at: &[*mut u8],
+        ahead: Option<(usize, usize)>,
+    ) {
+        let Some((distance, len)) = ahead else {
             return;
-        }
+        };
         for &(v, size) in moving {
-            let next = at[v as usize].wrapping_add(n * size);
-            let lines = (ahead * size).div_ceil(64);
+            let next = at[v as usize].wrapping_add(distance * size);
+            let lines = (len * size).div_ceil(64);
             let steps = self.body.len();
             for line in i * lines / steps..(i + 1) * lines / steps {
                 simd::prefetch(next.wrapping_add(line * 64));

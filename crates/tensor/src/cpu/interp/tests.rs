@@ -292,7 +292,7 @@ impl Case {
         Program::at_level(&self.tape, &self.shape, &self.layouts, level)
     }
 
-    fn run(&self, program: &Program, ranges: &[Range<usize>]) -> Vec<Bytes> {
+    fn run(&self, program: &Program, parts: &[Runs]) -> Vec<Bytes> {
         let slots = Slots {
             scalars: &self.scalars,
             keys: &self.keys,
@@ -305,9 +305,9 @@ impl Case {
             .map(|d| Bytes::zeroed(n * d.size()))
             .collect();
         let ptrs: Vec<*mut u8> = out.iter_mut().map(Bytes::as_mut_ptr).collect();
-        for r in ranges {
+        for &runs in parts {
             // SAFETY: the layouts were made for the data, the outputs for the shape.
-            unsafe { program.run_map(r.clone(), &inputs, &ptrs, &slots) };
+            unsafe { program.run_map(runs, &inputs, &ptrs, &slots) };
         }
         out
     }
@@ -346,7 +346,7 @@ impl Case {
             };
             one.tape.outputs.push(out);
             let program = one.program(level);
-            stored.push(one.run(&program, std::slice::from_ref(&(0..n))).remove(0));
+            stored.push(one.run(&program, &[(0..n).into()]).remove(0));
         }
         self.tape
             .outputs
@@ -368,7 +368,7 @@ fn fused_is_unfused_bit_for_bit_on_every_level() {
         let case = random_case(&mut rng);
         let (n, dtypes) = (case.shape.numel(), case.output_dtypes());
         let program = case.program(simd::detect());
-        let whole = case.run(&program, std::slice::from_ref(&(0..n)));
+        let whole = case.run(&program, &[(0..n).into()]);
         let unfused = case.unfused(simd::detect());
         assert_same(
             &format!("seed {seed}, unfused"),
@@ -379,7 +379,7 @@ fn fused_is_unfused_bit_for_bit_on_every_level() {
         );
         // In pieces.
         let cut = rng.below(n + 1);
-        let parts = case.run(&program, &[cut..n, 0..cut]);
+        let parts = case.run(&program, &[(cut..n).into(), (0..cut).into()]);
         assert_same(
             &format!("seed {seed}, cut at {cut}"),
             &case.tape,
@@ -387,8 +387,21 @@ fn fused_is_unfused_bit_for_bit_on_every_level() {
             &whole,
             &parts,
         );
+        // In blocks of columns, and what is left.
+        let width = 1 + rng.below(n.max(1));
+        let (rows, col) = (n / width, rng.below(width + 1));
+        let block = |cols| Runs::block(0, width, 0..rows, cols);
+        let blocks = [block(col..width), (rows * width..n).into(), block(0..col)];
+        let parts = case.run(&program, &blocks);
+        assert_same(
+            &format!("seed {seed}, blocks of {col} of {width} columns"),
+            &case.tape,
+            &dtypes,
+            &whole,
+            &parts,
+        );
         for level in levels() {
-            let out = case.run(&case.program(level), std::slice::from_ref(&(0..n)));
+            let out = case.run(&case.program(level), &[(0..n).into()]);
             assert_same(
                 &format!("seed {seed}, {level:?}"),
                 &case.tape,
@@ -407,7 +420,7 @@ fn an_output_may_overwrite_an_input() {
         let case = random_case(&mut rng);
         let (n, dtypes) = (case.shape.numel(), case.output_dtypes());
         let program = case.program(simd::detect());
-        let expected = case.run(&program, std::slice::from_ref(&(0..n)));
+        let expected = case.run(&program, &[(0..n).into()]);
         // Each output onto a contiguous input of its size, while there are any.
         let mut data = case.data.clone();
         let inputs: Vec<*const u8> = data
@@ -459,7 +472,7 @@ fn blocks_hold_what_a_map_stores() {
         let case = random_case(&mut rng);
         let (n, dtypes) = (case.shape.numel(), case.output_dtypes());
         let program = case.program(simd::detect());
-        let expected = case.run(&program, std::slice::from_ref(&(0..n)));
+        let expected = case.run(&program, &[(0..n).into()]);
         let mut got: Vec<Vec<u8>> = vec![Vec::new(); dtypes.len()];
         let inputs: Vec<*const u8> = case.data.iter().map(Bytes::as_ptr).collect();
         let slots = Slots {
@@ -524,7 +537,7 @@ fn one<const N: usize>(
         keys: vec![],
     };
     let got = case
-        .run(&case.program(simd::detect()), std::slice::from_ref(&(0..n)))
+        .run(&case.program(simd::detect()), &[(0..n).into()])
         .remove(0);
     (0..n)
         .map(|i| canonical(case.output_dtypes()[0], got.bytes(), i))

@@ -8,7 +8,7 @@
 
 use super::few::{self, ByDots};
 use super::kernels::{Kernel, Kernels, Lanes, Tile};
-use super::{After, Matrix, Scratch};
+use super::{After, Matrix, Runs, Scratch};
 use crate::cpu::pool;
 use crate::simd_dispatch;
 use std::ops::Range;
@@ -220,8 +220,8 @@ impl<T: Float> Job<T> {
         let (panels, width) = (self.panels(), self.width());
         let out = Scratch::<T>::new(panels * width * self.k);
         let dst = Out(out.ptr());
-        // Tasks share out what is read in long runs.
-        let by_row = self.b.col == 1;
+        // Tasks share out what is read in long runs, if there are enough of them.
+        let by_row = self.b.col == 1 && self.k >= 16 * PACK_ROWS;
         let (all, each) = match by_row {
             true => (
                 self.k,
@@ -309,8 +309,8 @@ impl<T: Float> Job<T> {
         let mut l = 0;
         while l < self.k {
             let k = self.chunk.min(self.k - l);
-            // Where the tile of row `i` is, if not read in place: at `ready_a + i * k`.
-            let ready_a = if let Some(scratch) = &scratch {
+            // Where the tile of row `i` is, if not read in place: at `tiled_a + i * k`.
+            let tiled_a = if let Some(scratch) = &scratch {
                 // SAFETY: these rows of the operand; the scratch has room for them.
                 unsafe { self.pack_a(tiles, l, k, scratch.ptr()) };
                 scratch.ptr().cast_const().wrapping_sub(rows.start * k)
@@ -336,7 +336,7 @@ impl<T: Float> Job<T> {
                 for tile in tiles.each() {
                     let (i, lines) = (tile.start, tile.len());
                     let (a, a_step) = if ready || pack_a {
-                        (ready_a.wrapping_add(i * k), lines as isize)
+                        (tiled_a.wrapping_add(i * k), lines as isize)
                     } else {
                         let at = i as isize * a.row + l as isize * a.col;
                         (
@@ -417,10 +417,10 @@ impl<T: Float> Job<T> {
         let target = Out(c);
         let compute = |rows: Range<usize>, panels: Range<usize>| {
             let (source, target, none) = (&source, &target, std::ptr::null());
+            let (b, c, c_row) = (source.0.cast_const(), target.0, c_row as isize);
             let cols = panels.start * width..self.q.min(panels.end * width);
-            let (b, c) = (source.0.cast_const(), target.0);
             // SAFETY: passed on from the caller; each task writes rows or columns of its own.
-            unsafe { self.compute(rows.clone(), panels, none, b, c, c_row as isize, accumulate) };
+            unsafe { self.compute(rows.clone(), panels, none, b, c, c_row, accumulate) };
             done(rows, cols);
         };
         if self.p >= LOW || panels < 4 {
@@ -632,7 +632,7 @@ pub unsafe fn block<T: Float>(
     }
 }
 
-/// Writes `a x b` to the contiguous `out` on all threads; `after` gets ranges that count from
+/// Writes `a x b` to the contiguous `out` on all threads; `after` gets runs that count from
 /// `base`.
 ///
 /// # Safety
@@ -657,7 +657,7 @@ pub unsafe fn parallel<T: Float>(
     if work <= SERIAL {
         // SAFETY: passed on from the caller.
         unsafe { block(set, m, n, k, a, b, out, n as isize, false) };
-        return after(base..base + m * n);
+        return after((base..base + m * n).into());
     }
     if let Some(part) = few::part([m, n, k], &b) {
         // SAFETY: passed on from the caller.
@@ -687,13 +687,9 @@ pub unsafe fn parallel<T: Float>(
             let sums = l..k.min(l + depth);
             let complete = sums.end == k && !job.swap;
             let done = |rows: Range<usize>, part: Range<usize>| {
-                if complete && part.len() == row {
-                    after(base + rows.start * row..base + rows.end * row);
-                } else if complete {
-                    for i in rows {
-                        let at = base + i * row + cols;
-                        after(at + part.start..at + part.end);
-                    }
+                if complete {
+                    let cols = cols + part.start..cols + part.end;
+                    after(Runs::block(base, row, rows, cols));
                 }
             };
             let slab = job.part(sums, panels.clone());
@@ -711,7 +707,7 @@ pub unsafe fn parallel<T: Float>(
                 let (from, to) = (from.0.add(r.start), to.0.add(r.start * n));
                 set.turn(from, m as isize, n, r.len(), to, n as isize);
             }
-            after(base + r.start * n..base + r.end * n);
+            after(Runs::block(base, n, r, 0..n));
         });
     }
 }
@@ -757,7 +753,7 @@ unsafe fn split_sums<T: Float>(
             let out = std::slice::from_raw_parts_mut(first, r.len());
             (1..parts).for_each(|j| add_to(out, part(j)));
         }
-        after(base + r.start..base + r.end);
+        after((base + r.start..base + r.end).into());
     });
 }
 
@@ -765,6 +761,30 @@ simd_dispatch! {
     fn add_to<T: Float>(to: &mut [T], from: &[T]) {
         for (to, &x) in to.iter_mut().zip(from) {
             *to = *to + x;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_their_rows_and_are_even() {
+        for rows in (0..70).map(|len| 5..5 + len) {
+            for most in [1, 2, 6, 14] {
+                let (even, of_height) = (
+                    Tiles::shared_out(rows.clone(), most),
+                    Tiles::of_height(rows.clone(), most),
+                );
+                let heights = || even.each().map(|tile| tile.len());
+                let (low, high) = (heights().min(), heights().max());
+                assert!(high <= Some(most) && high.unwrap_or(0) - low.unwrap_or(0) <= 1);
+                for tiles in [even, of_height] {
+                    assert!(tiles.each().flatten().eq(rows.clone()));
+                    assert_eq!(tiles.each().count(), rows.len().div_ceil(most));
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::engine::{Float, Out, TASK};
 use super::kernels::{Dots, Kernels, Tile};
-use super::{After, Matrix, Scratch};
+use super::{After, Matrix, Runs, Scratch};
 use crate::cpu::pool;
 use std::ops::Range;
 
@@ -114,7 +114,7 @@ impl<T: Float> ByDots<T> {
         unsafe { self.rows(0..self.count, c, row, vector) }
     }
 
-    /// All of the product, to the contiguous `out`, on all threads; `after` gets ranges that count
+    /// All of the product, to the contiguous `out`, on all threads; `after` gets runs that count
     /// from `base`.
     ///
     /// # Safety
@@ -131,10 +131,8 @@ impl<T: Float> ByDots<T> {
             let (row, vector) = if self.tall { (n, 1) } else { (1, n) };
             // SAFETY: passed on from the caller; a task writes what its rows yield.
             unsafe { self.rows(r.clone(), out.0, row as isize, vector as isize) };
-            match self.tall {
-                true => after(base + r.start * n..base + r.end * n),
-                false => (0..m).for_each(|j| after(base + j * n + r.start..base + j * n + r.end)),
-            }
+            let (rows, cols) = if self.tall { (r, 0..n) } else { (0..m, r) };
+            after(Runs::block(base, n, rows, cols));
         });
     }
 }

@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::kernels::Lanes;
-use super::{After, Matrix, Problem, Scalar};
+use super::{After, Matrix, Problem, Runs, Scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{engine, unit};
 use crate::Precision;
@@ -41,7 +41,7 @@ macro_rules! floats {
                             }
                         }
                     }
-                    after(r.start * size..r.end * size);
+                    after((r.start * size..r.end * size).into());
                 });
             }
         }
@@ -113,11 +113,8 @@ macro_rules! floats {
                             Self::block(m, count, k, *a, b, c, n as isize, false);
                         }
                     }
-                    match m >= n {
-                        true => after(base + r.start * n..base + r.end * n),
-                        false => (0..m)
-                            .for_each(|i| after(base + i * n + r.start..base + i * n + r.end)),
-                    }
+                    let (rows, cols) = if m >= n { (r, 0..n) } else { (0..m, r) };
+                    after(Runs::block(base, n, rows, cols));
                 });
             }
         }
@@ -483,7 +480,7 @@ pub(in crate::cpu) trait Block: Base + Tiled {
         accumulate: bool,
     );
 
-    /// Writes `a x b` to the contiguous `out` on all threads; ranges count from `base`.
+    /// Writes `a x b` to the contiguous `out` on all threads; runs count from `base`.
     ///
     /// # Safety
     /// As for [`matmul`](super::matmul).

@@ -20,12 +20,13 @@ pub(super) use kernels::{
     ImageTile, Kernels, Lanes, PlaneTile, Run, Tile, WeightTile, avx512::transpose_registers,
 };
 
+pub use super::runs::{After, Runs};
+
 use super::constant::Constant;
 use super::storage::Storage;
 use crate::{DType, Precision};
 use half::{bf16, f16};
 use smallvec::SmallVec;
-use std::ops::Range;
 
 /// The sizes of a product `[batch.., m, k] x [batch.., k, n] -> [batch.., m, n]`.
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +60,6 @@ pub struct Operand<'a, T> {
     /// The memory, if nothing writes to it.
     pub constant: Option<Constant>,
 }
-
-/// What is called with each finished range of the output.
-pub type After<'a> = &'a (dyn Fn(Range<usize>) + Sync);
 
 /// An element type that has matrix products (all but `bool`).
 pub trait Scalar: crate::Element {
@@ -143,7 +141,7 @@ impl<T> From<&Operand<'_, T>> for Matrix<T> {
 
 /// Writes `a x b` to the contiguous row-major `out`.
 ///
-/// `after` is called for disjoint ranges of linear output indices that cover the output, each as
+/// `after` is called for disjoint runs of linear output indices that cover the output, each as
 /// soon as its elements are final, from the thread that has just written them. With `k == 0` the
 /// output is zero. Half-precision inputs are accumulated in `f32` and rounded once; integers wrap.
 ///
@@ -165,7 +163,7 @@ pub unsafe fn matmul<T: Scalar>(
         let zero = T::from_f64(0.0);
         // SAFETY: `out` has `len` elements.
         (0..len).for_each(|i| unsafe { out.add(i).write(zero) });
-        return after(0..len);
+        return after((0..len).into());
     }
     let p = Problem::fold(dims, a, b, out);
     // SAFETY: passed on from the caller.

@@ -1,6 +1,6 @@
 //! Products of half-precision floats (through `f32`) and of integers.
 
-use super::{After, Matrix, Problem, Scalar, Scratch};
+use super::{After, Matrix, Problem, Runs, Scalar, Scratch};
 use crate::Precision;
 use crate::cpu::pool;
 use half::slice::HalfFloatSliceExt;
@@ -118,16 +118,18 @@ unsafe fn half_product<T: Half>(p: &Problem<T>, after: After<'_>) {
         b,
         out: wide.ptr(),
     };
-    let round = |range: std::ops::Range<usize>| {
+    let round = |runs: Runs| {
         let (src, dst) = (&src, &dst);
-        // SAFETY: the range is final and, in both blocks, this task's own.
-        unsafe {
-            T::narrow(
-                std::slice::from_raw_parts(src.0.add(range.start), range.len()),
-                std::slice::from_raw_parts_mut(dst.0.add(range.start), range.len()),
-            );
+        for range in runs.each() {
+            // SAFETY: the range is final and, in both blocks, this task's own.
+            unsafe {
+                T::narrow(
+                    std::slice::from_raw_parts(src.0.add(range.start), range.len()),
+                    std::slice::from_raw_parts_mut(dst.0.add(range.start), range.len()),
+                );
+            }
         }
-        after(range);
+        after(runs);
     };
     // SAFETY: the operands are the contiguous copies made above.
     unsafe { <f32 as Scalar>::product(&problem, &round) }
@@ -153,7 +155,7 @@ macro_rules! integers {
                             *out = out.wrapping_add(x.wrapping_mul(y));
                         }
                     }
-                    after(i * p.n..(i + 1) * p.n);
+                    after((i * p.n..(i + 1) * p.n).into());
                 });
             }
         }

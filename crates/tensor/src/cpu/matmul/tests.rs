@@ -92,7 +92,10 @@ fn run<T: Scalar>(dims: Dims<'_>, a: &Stored<T>, b: &Stored<T>) -> Vec<T> {
     let len = dims.batch.iter().product::<usize>() * dims.m * dims.n;
     let mut out = vec![T::from_f64(99.0); len];
     let ranges = Mutex::new(Vec::new());
-    let after = |r: Range<usize>| ranges.lock().unwrap().push((r.start, r.end));
+    let after = |runs: Runs| {
+        let mut ranges = ranges.lock().unwrap();
+        ranges.extend(runs.each().map(|r| (r.start, r.end)));
+    };
     // SAFETY: the operands were laid out for these sizes.
     unsafe { matmul(dims, a.operand(), b.operand(), out.as_mut_ptr(), &after) };
     let mut ranges = ranges.into_inner().unwrap();
@@ -211,6 +214,9 @@ fn large_and_lopsided_shapes() {
         (256, 784, 64),
         (300, 500, 1100),
         (8, 8, 20_000),
+        // Short sums; tiles of different heights and rows packed for many panels.
+        (64, 4096, 6),
+        (29, 1100, 150),
         (1, 5000, 300),
         (5000, 1, 300),
         (2000, 17, 33),
@@ -432,6 +438,7 @@ fn the_same_bits_at_any_thread_count() {
         (2, 33, 65, 3000),
         (2, 1, 999, 200),
         (2, 500, 3, 400),
+        (2, 29, 1100, 150),
         // Sums in parts, and slabs.
         (1, 3, 1001, 500),
         (1, 33, 1100, 1300),
@@ -440,6 +447,7 @@ fn the_same_bits_at_any_thread_count() {
             (Lay::Rows, Lay::Rows),
             (Lay::Rows, Lay::Cols),
             (Lay::Cols, Lay::Rows),
+            (Lay::Cols, Lay::Cols),
         ] {
             let a = store::<f32>(lays.0, &[batch], m, k, 5);
             let b = store::<f32>(lays.1, &[batch], k, n, 6);

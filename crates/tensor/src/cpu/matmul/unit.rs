@@ -7,7 +7,7 @@
 
 use super::float::Block;
 use super::kernels::avx512;
-use super::{After, Matrix, Scratch};
+use super::{After, Matrix, Runs, Scratch};
 use crate::cpu::constant::{self, Constant};
 use crate::cpu::pool;
 use crate::cpu::unit::{
@@ -360,11 +360,11 @@ impl Job {
                     if self.parts > 1 && !(*seen).suits(shared, self.k) {
                         self.by_vectors(&lines, out.get(), c_row);
                     }
-                    match self.by_rows {
-                        true => after(lines.start * self.n..lines.end * self.n),
-                        false => (0..self.m)
-                            .for_each(|i| after(i * self.n + lines.start..i * self.n + lines.end)),
-                    }
+                    let (rows, cols) = match self.by_rows {
+                        true => (lines, 0..self.n),
+                        false => (0..self.m, lines),
+                    };
+                    after(Runs::block(0, self.n, rows, cols));
                 }
             });
         }
@@ -523,7 +523,7 @@ impl Job {
     }
 }
 
-/// Writes `a x b` to the contiguous `out` on all threads; `after` gets ranges that count from
+/// Writes `a x b` to the contiguous `out` on all threads; `after` gets runs that count from
 /// `base`.
 ///
 /// # Safety
@@ -541,7 +541,7 @@ pub unsafe fn parallel(
     after: After<'_>,
 ) {
     let job = Job::plan(m, n, k, a, b, precision);
-    let shifted = |r: Range<usize>| after(base + r.start..base + r.end);
+    let shifted = |runs: Runs| after(runs.from_base(base));
     // SAFETY: passed on from the caller.
     unsafe { job.run(out, n, &shifted) }
 }

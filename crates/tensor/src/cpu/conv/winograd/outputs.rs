@@ -7,7 +7,7 @@ use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::conv::direct::some_rows;
 use crate::cpu::conv::faces::{self, Correlation};
 use crate::cpu::conv::{ConvShape, Ptr};
-use crate::cpu::matmul::{After, Kernels, Scratch, Tile};
+use crate::cpu::matmul::{After, Kernels, Runs, Scratch, Tile};
 use crate::cpu::pool;
 use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
@@ -269,7 +269,7 @@ impl Job {
         true
     }
 
-    /// Tells `after` of channels, lines and columns of one group of one image, in runs as long as can be.
+    /// Tells `after` of channels, lines and columns of one group of one image.
     fn tell(
         &self,
         unit: usize,
@@ -278,17 +278,20 @@ impl Job {
         after: After<'_>,
     ) {
         let [height, row] = self.c.walk.output;
-        let at = |o: usize, line: usize| ((unit * self.c.outs + o) * height + line) * row;
+        let first = unit * self.c.outs;
+        let planes = first + channels.start..first + channels.end;
         if cols.len() < row {
-            for o in channels {
-                for line in lines.clone() {
-                    after(at(o, line) + cols.start..at(o, line) + cols.end);
-                }
+            for plane in planes {
+                after(Runs::block(
+                    plane * height * row,
+                    row,
+                    lines.clone(),
+                    cols.clone(),
+                ));
             }
-        } else if lines.len() < height {
-            channels.for_each(|o| after(at(o, lines.start)..at(o, lines.end)));
         } else {
-            after(at(channels.start, 0)..at(channels.end, 0));
+            let positions = lines.start * row..lines.end * row;
+            after(Runs::block(0, height * row, planes, positions));
         }
     }
 

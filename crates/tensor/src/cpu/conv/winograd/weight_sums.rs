@@ -183,7 +183,7 @@ impl Job {
         let suits = transforms::in_range(most.into_inner());
         if suits {
             pool::run_chunks(s.out_channels, each, |r| {
-                after(r.start * window..r.end * window)
+                after((r.start * window..r.end * window).into())
             });
         }
         suits

@@ -217,7 +217,7 @@ macro_rules! bodies {
                 let mut b = t.b;
                 for y in 0..t.size[0] {
                     let mut at = y * t.steps[0];
-                    rounds!(t.size[1], |_x| {
+                    for _ in 0..t.size[1] {
                         // SAFETY: a position of the second operand, and of the image.
                         unsafe {
                             let mut bv = [$zero(); V];
@@ -233,7 +233,7 @@ macro_rules! bodies {
                             b = b.add(t.b_step);
                         }
                         at += t.steps[1];
-                    });
+                    }
                 }
                 for i in 0..R {
                     for j in 0..V {
