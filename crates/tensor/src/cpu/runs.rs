@@ -71,6 +71,24 @@ impl From<Range<usize>> for Runs {
 /// What is called with each finished part of an output.
 pub type After<'a> = &'a (dyn Fn(Runs) + Sync);
 
+/// Calls `f` with what it is to tell of finished parts, and asserts that they cover the indices from 0 on
+/// once. Returns what `f` returns, and where they end.
+#[cfg(test)]
+pub fn told_once<R>(f: impl FnOnce(After<'_>) -> R) -> (R, usize) {
+    let ranges = std::sync::Mutex::new(Vec::new());
+    let result = f(&|runs| {
+        let mut ranges = ranges.lock().unwrap();
+        ranges.extend(runs.each().map(|r| (r.start, r.end)));
+    });
+    let mut ranges = ranges.into_inner().unwrap();
+    ranges.sort_unstable();
+    let end = ranges.iter().fold(0, |next, &(start, end)| {
+        assert!(start == next && end > start, "{start} after {next}");
+        end
+    });
+    (result, end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,8 @@
 
 use super::columns::{SLACK, Walk};
 use super::{ConvShape, Ptr};
-use crate::cpu::matmul::{After, Scratch};
+use crate::cpu::After;
+use crate::cpu::matmul::Scratch;
 use crate::cpu::pool;
 use std::arch::x86_64::*;
 

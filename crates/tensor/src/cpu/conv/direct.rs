@@ -9,8 +9,9 @@ use super::faces::Correlation;
 use super::{ConvShape, Ptr};
 use crate::Element;
 use crate::cpu::constant::{Constant, prepared};
-use crate::cpu::matmul::{After, ImageTile, Kernels, Runs, Scratch, WeightTile};
+use crate::cpu::matmul::{ImageTile, Kernels, Scratch, WeightTile};
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 
 /// Bytes of finished rows that are kept before they are transposed.
 const ROWS: usize = 64 << 10;

@@ -5,8 +5,9 @@ use super::{ConvShape, Face, Ptr};
 #[cfg(target_arch = "x86_64")]
 use super::{direct, planes};
 use crate::cpu::constant::{Constant, prepared};
-use crate::cpu::matmul::{After, Block, Left, Matrix, Runs, Scratch};
+use crate::cpu::matmul::{Block, Left, Matrix, Scratch};
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 use crate::precision::Precision;
 use std::ops::Range;
 use std::sync::Arc;

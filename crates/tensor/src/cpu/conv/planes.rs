@@ -8,8 +8,9 @@ use super::columns::SLACK;
 use super::direct::{offsets, some_rows};
 use super::faces::Correlation;
 use crate::Element;
-use crate::cpu::matmul::{After, Kernels, PlaneTile, Run, Runs, Scratch};
+use crate::cpu::matmul::{Kernels, PlaneTile, Run, Scratch};
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 60_000;

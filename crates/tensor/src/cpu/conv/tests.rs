@@ -1,5 +1,5 @@
 use super::*;
-use std::sync::Mutex;
+use crate::cpu::runs::told_once;
 
 /// Numbers in [-1, 1) with few significant bits.
 pub fn numbers(len: usize, seed: u64) -> Vec<f64> {
@@ -28,19 +28,7 @@ fn by_unit(unit: &Unit, face: Face, s: &ConvShape, a: &[f32], b: &[f32]) -> Opti
 
 /// Calls `f` with an `after` and asserts that it is told of everything once, if `f` says so.
 fn collected(len: usize, f: impl FnOnce(After<'_>) -> bool) -> bool {
-    let ranges = Mutex::new(Vec::new());
-    let done = f(&|runs| {
-        ranges
-            .lock()
-            .unwrap()
-            .extend(runs.each().map(|r| (r.start, r.end)))
-    });
-    let mut ranges = ranges.into_inner().unwrap();
-    ranges.sort_unstable();
-    let end = ranges.iter().fold(0, |next, &(start, end)| {
-        assert!(start == next && end > start, "{start} after {next}");
-        end
-    });
+    let (done, end) = told_once(f);
     assert_eq!(end, if done { len } else { 0 });
     done
 }

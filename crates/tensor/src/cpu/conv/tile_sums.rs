@@ -6,7 +6,8 @@
 
 use super::lines::{Axis, LANES, Plan, Sizes};
 use super::{ConvShape, Ptr};
-use crate::cpu::matmul::{After, Scratch, transpose_registers};
+use crate::cpu::After;
+use crate::cpu::matmul::{Scratch, transpose_registers};
 use crate::cpu::pool;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use std::arch::x86_64::*;

@@ -8,9 +8,10 @@
 use super::lines::{Axis, LANES, Phase, Piece, Plan, Sizes, Target};
 use super::{ConvShape, Face, Ptr};
 use crate::cpu::constant::{Constant, prepared};
-use crate::cpu::matmul::{After, Runs, Scratch};
+use crate::cpu::matmul::Scratch;
 use crate::cpu::pool;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
+use crate::cpu::{After, Runs};
 use std::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::Arc;

@@ -130,10 +130,7 @@ impl Kernel for Reduce {
         let (read, rest) = args.split_at(self.inputs);
         with_epilogue(&self.epilogue, rest, slots, |out, after| {
             // SAFETY: the planner's operands cover the layouts; the result is new memory.
-            unsafe {
-                self.plan
-                    .run(&inputs(read), out, slots, &|r| after(r.into()))
-            };
+            unsafe { self.plan.run(&inputs(read), out, slots, after) };
         });
         Ok(())
     }

@@ -284,60 +284,56 @@ impl Program {
                 fill(lanes, at[d as usize], a, a, a);
             }
             let end = runs.end();
-            for range in runs.each() {
-                let mut start = range.start;
-                while start < range.end {
-                    let n = self.lanes.min(range.end - start);
-                    // The next block: how far it is and how long.
-                    let next = match start + n < range.end {
-                        true => (n, self.lanes.min(range.end - start - n)),
-                        false => (n + runs.step - runs.len, self.lanes.min(runs.len)),
-                    };
-                    let ahead = (start + next.0 < end).then_some(next);
-                    for (i, step) in self.body.iter().enumerate() {
-                        self.prefetch(i, &moving, &at, ahead);
-                        self.step(step, &at, start, n, inputs, slots);
-                    }
-                    match outputs {
-                        Some(outputs) => {
-                            for step in &self.tail {
-                                self.step(step, &at, start, n, inputs, slots);
-                            }
-                            for &k in &held_back {
-                                let out = &self.outputs[k as usize];
-                                let d = outputs[k as usize].add(start * out.size);
-                                let block = at[out.value as usize];
-                                std::ptr::copy_nonoverlapping(block, d, n * out.size);
-                            }
-                        }
-                        None => {
-                            let blocks: SmallVec<[*const u8; 8]> = self
-                                .outputs
-                                .iter()
-                                .map(|o| at[o.block as usize].cast_const())
-                                .collect();
-                            f(start, n, &blocks);
-                        }
-                    }
-                    for &(i, size) in &moving {
-                        let p = &mut at[i as usize];
-                        *p = p.wrapping_add(n * size);
-                    }
-                    start += n;
+            // What is left of the present run.
+            let mut run = runs.first..runs.first + runs.len;
+            while run.start < end {
+                let (start, n) = (run.start, lanes.min(run.len()));
+                run.start += n;
+                if run.is_empty() {
+                    let first = run.end - runs.len + runs.step;
+                    run = first..first + runs.len;
                 }
-                // From behind this run to the next.
+                let distance = run.start - start;
+                let ahead = if run.start < end {
+                    lanes.min(run.len())
+                } else {
+                    0
+                };
+                for (i, step) in self.body.iter().enumerate() {
+                    self.prefetch(i, &moving, &at, distance, ahead);
+                    self.step(step, &at, start, n, inputs, slots);
+                }
+                match outputs {
+                    Some(outputs) => {
+                        for step in &self.tail {
+                            self.step(step, &at, start, n, inputs, slots);
+                        }
+                        for &k in &held_back {
+                            let out = &self.outputs[k as usize];
+                            let d = outputs[k as usize].add(start * out.size);
+                            let block = at[out.value as usize];
+                            std::ptr::copy_nonoverlapping(block, d, n * out.size);
+                        }
+                    }
+                    None => {
+                        let blocks: SmallVec<[*const u8; 8]> = self
+                            .outputs
+                            .iter()
+                            .map(|o| at[o.block as usize].cast_const())
+                            .collect();
+                        f(start, n, &blocks);
+                    }
+                }
                 for &(i, size) in &moving {
                     let p = &mut at[i as usize];
-                    *p = p
-                        .wrapping_add(runs.step * size)
-                        .wrapping_sub(runs.len * size);
+                    *p = p.wrapping_add(distance * size);
                 }
             }
         }
     }
 
-    /// Before step `i` of a block: asks for that step's share of the next block, given by its distance
-    /// and its length, so that memory is read while the steps compute. It pays for small operands too:
+    /// Before step `i` of a block: asks for that step's share of the next one, of length `ahead` and at
+    /// that distance, so that memory is read while the steps compute. It pays for small operands too:
     /// what another core wrote, or an output's lines, are far away.
     #[inline(always)]
     fn prefetch(
@@ -345,14 +341,15 @@ impl Program {
         i: usize,
         moving: &[(u16, usize)],
         at: &[*mut u8],
-        ahead: Option<(usize, usize)>,
+        distance: usize,
+        ahead: usize,
     ) {
-        let Some((distance, len)) = ahead else {
+        if ahead == 0 {
             return;
-        };
+        }
         for &(v, size) in moving {
             let next = at[v as usize].wrapping_add(distance * size);
-            let lines = (len * size).div_ceil(64);
+            let lines = (ahead * size).div_ceil(64);
             let steps = self.body.len();
             for line in i * lines / steps..(i + 1) * lines / steps {
                 simd::prefetch(next.wrapping_add(line * 64));

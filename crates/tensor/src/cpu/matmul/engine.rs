@@ -8,8 +8,10 @@
 
 use super::few::{self, ByDots};
 use super::kernels::{Kernel, Kernels, Lanes, Tile};
-use super::{After, Matrix, Runs, Scratch};
+use super::tile_rows::TileRows;
+use super::{Matrix, Scratch};
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 use crate::simd_dispatch;
 use std::ops::Range;
 
@@ -78,51 +80,6 @@ unsafe impl<T> Send for Out<T> {}
 /// How many of `all` go into one part, if a part has room for `most` and all are shared out evenly.
 fn even(all: usize, most: usize) -> usize {
     all.div_ceil(all.div_ceil(most))
-}
-
-/// Rows that are cut into tiles.
-#[derive(Clone, Copy)]
-struct Tiles {
-    first: usize,
-    end: usize,
-    /// Rows of each of the first `tall` tiles; the others have one less.
-    height: usize,
-    tall: usize,
-}
-
-impl Tiles {
-    /// As few tiles of at most so many rows as it takes, as even as can be: low tiles keep the
-    /// multipliers waiting.
-    fn shared_out(rows: Range<usize>, most: usize) -> Self {
-        let count = rows.len().div_ceil(most).max(1);
-        let height = rows.len().div_ceil(count);
-        Tiles {
-            first: rows.start,
-            end: rows.end,
-            height,
-            tall: count - (count * height - rows.len()),
-        }
-    }
-
-    /// Tiles of so many rows, but for the last.
-    fn of_height(rows: Range<usize>, height: usize) -> Self {
-        Tiles {
-            first: rows.start,
-            end: rows.end,
-            height,
-            tall: usize::MAX,
-        }
-    }
-
-    fn each(self) -> impl Iterator<Item = Range<usize>> {
-        let (mut i, mut tall) = (self.first, self.tall);
-        std::iter::from_fn(move || {
-            let height = self.height - (tall == 0) as usize;
-            let tile = i..self.end.min(i + height);
-            (i, tall) = (tile.end, tall.saturating_sub(1));
-            (!tile.is_empty()).then_some(tile)
-        })
-    }
 }
 
 impl<T: Float> Job<T> {
@@ -255,19 +212,19 @@ impl<T: Float> Job<T> {
     }
 
     /// Packs rows of `a`, elements `l..l + k` of each, tile after tile to `dst`.
-    unsafe fn pack_a(&self, tiles: Tiles, l: usize, k: usize, dst: *mut T) {
+    unsafe fn pack_a(&self, tiles: TileRows, l: usize, k: usize, dst: *mut T) {
         let a = self.a;
         // Neighbouring tiles have neighbouring pieces of the operand's columns.
         let some = if a.row == 1 { PACK_COLS } else { k };
         for first in (0..k).step_by(some) {
             let len = some.min(k - first);
-            for tile in tiles.each() {
-                let at = tile.start as isize * a.row + (l + first) as isize * a.col;
+            for some in tiles.each() {
+                let (i, lines) = (some.start, some.len());
+                let at = i as isize * a.row + (l + first) as isize * a.col;
                 let src = a.ptr.wrapping_offset(at);
-                let lines = tile.len();
                 // SAFETY: these rows of the operand; their place in the copy.
                 unsafe {
-                    let dst = dst.add((tile.start - tiles.first) * k + first * lines);
+                    let dst = dst.add((i - tiles.first) * k + first * lines);
                     self.set
                         .pack_panel(src, a.row, a.col, lines, len, dst, lines);
                 }
@@ -300,8 +257,8 @@ impl<T: Float> Job<T> {
         let pack_a = !ready && (pays || (a.row != 1 && a.col != 1));
         let by_row = !pack_a && !ready && a.row != 1;
         let tiles = match ready {
-            true => Tiles::of_height(rows.clone(), self.height()),
-            false => Tiles::shared_out(rows.clone(), self.tiles(self.vectors, by_row).len()),
+            true => TileRows::of_height(rows.clone(), self.height()),
+            false => TileRows::shared_out(rows.clone(), self.tiles(self.vectors, by_row).len()),
         };
         let scratch = pack_a.then(|| Scratch::<T>::new(rows.len() * self.chunk));
         let width = self.width();
@@ -333,8 +290,8 @@ impl<T: Float> Job<T> {
                     let b = packed.wrapping_add(j * width * self.pitch + l * width);
                     (b, width as isize, self.set.lanes)
                 };
-                for tile in tiles.each() {
-                    let (i, lines) = (tile.start, tile.len());
+                for some in tiles.each() {
+                    let (i, lines) = (some.start, some.len());
                     let (a, a_step) = if ready || pack_a {
                         (tiled_a.wrapping_add(i * k), lines as isize)
                     } else {
@@ -439,19 +396,17 @@ impl<T: Float> Job<T> {
         let out = Scratch::<T>::of_form(self.p * self.k, self.a.constant);
         let height = self.height();
         let dst = Out(out.ptr());
-        let some = (16_384 / (height * self.k)).max(1);
-        pool::run_chunks(self.p.div_ceil(height), some, |tiles| {
+        let some = (PACK_TASK / (height * self.k)).max(1);
+        pool::run_chunks(self.p.div_ceil(height), some, |r| {
             let dst = &dst;
-            let rows = tiles.start * height..self.p.min(tiles.end * height);
+            let rows = r.start * height..self.p.min(r.end * height);
+            let tiles = TileRows::of_height(rows, height);
             for l in (0..self.k).step_by(self.chunk) {
                 let k = self.chunk.min(self.k - l);
-                let at = l * self.p + rows.start * k;
+                let at = l * self.p + tiles.first * k;
                 // SAFETY: some rows, one chunk; the copy has room for all of them, and each tile is
                 // packed by one task.
-                unsafe {
-                    let rows = Tiles::of_height(rows.clone(), height);
-                    self.pack_a(rows, l, k, dst.0.add(at))
-                };
+                unsafe { self.pack_a(tiles, l, k, dst.0.add(at)) };
             }
         });
         out
@@ -761,30 +716,6 @@ simd_dispatch! {
     fn add_to<T: Float>(to: &mut [T], from: &[T]) {
         for (to, &x) in to.iter_mut().zip(from) {
             *to = *to + x;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_cover_their_rows_and_are_even() {
-        for rows in (0..70).map(|len| 5..5 + len) {
-            for most in [1, 2, 6, 14] {
-                let (even, of_height) = (
-                    Tiles::shared_out(rows.clone(), most),
-                    Tiles::of_height(rows.clone(), most),
-                );
-                let heights = || even.each().map(|tile| tile.len());
-                let (low, high) = (heights().min(), heights().max());
-                assert!(high <= Some(most) && high.unwrap_or(0) - low.unwrap_or(0) <= 1);
-                for tiles in [even, of_height] {
-                    assert!(tiles.each().flatten().eq(rows.clone()));
-                    assert_eq!(tiles.each().count(), rows.len().div_ceil(most));
-                }
-            }
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use super::engine::{Float, Out, TASK};
 use super::kernels::{Dots, Kernels, Tile};
-use super::{After, Matrix, Runs, Scratch};
+use super::{Matrix, Scratch};
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 use std::ops::Range;
 
 /// Rows or columns that count as few.

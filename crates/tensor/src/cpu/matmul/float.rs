@@ -2,11 +2,12 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::kernels::Lanes;
-use super::{After, Matrix, Problem, Runs, Scalar};
+use super::{Matrix, Problem, Scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{engine, unit};
 use crate::Precision;
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 use gemm_common::Parallelism;
 use std::ops::Range;
 

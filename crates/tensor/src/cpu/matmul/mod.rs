@@ -12,6 +12,8 @@ mod float;
 mod kernels;
 mod other;
 #[cfg(target_arch = "x86_64")]
+mod tile_rows;
+#[cfg(target_arch = "x86_64")]
 mod unit;
 
 pub(super) use float::{Block, Left, Right};
@@ -20,8 +22,7 @@ pub(super) use kernels::{
     ImageTile, Kernels, Lanes, PlaneTile, Run, Tile, WeightTile, avx512::transpose_registers,
 };
 
-pub use super::runs::{After, Runs};
-
+use super::After;
 use super::constant::Constant;
 use super::storage::Storage;
 use crate::{DType, Precision};

@@ -1,8 +1,9 @@
 //! Products of half-precision floats (through `f32`) and of integers.
 
-use super::{After, Matrix, Problem, Runs, Scalar, Scratch};
+use super::{Matrix, Problem, Scalar, Scratch};
 use crate::Precision;
 use crate::cpu::pool;
+use crate::cpu::{After, Runs};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use smallvec::SmallVec;

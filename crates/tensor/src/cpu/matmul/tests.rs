@@ -1,6 +1,6 @@
 use super::*;
 use crate::cpu::pool;
-use std::sync::Mutex;
+use crate::cpu::runs::told_once;
 
 /// Numbers in [-1, 1) with few significant bits, from a fixed sequence.
 fn numbers(len: usize, seed: u64) -> Vec<f64> {
@@ -91,22 +91,11 @@ impl<T: Scalar> Stored<T> {
 fn run<T: Scalar>(dims: Dims<'_>, a: &Stored<T>, b: &Stored<T>) -> Vec<T> {
     let len = dims.batch.iter().product::<usize>() * dims.m * dims.n;
     let mut out = vec![T::from_f64(99.0); len];
-    let ranges = Mutex::new(Vec::new());
-    let after = |runs: Runs| {
-        let mut ranges = ranges.lock().unwrap();
-        ranges.extend(runs.each().map(|r| (r.start, r.end)));
-    };
-    // SAFETY: the operands were laid out for these sizes.
-    unsafe { matmul(dims, a.operand(), b.operand(), out.as_mut_ptr(), &after) };
-    let mut ranges = ranges.into_inner().unwrap();
-    ranges.sort_unstable();
-    let mut next = 0;
-    for (start, end) in ranges {
-        assert_eq!(start, next, "ranges must be disjoint and cover the output");
-        assert!(end > start);
-        next = end;
-    }
-    assert_eq!(next, len);
+    let (_, end) = told_once(|after| {
+        // SAFETY: the operands were laid out for these sizes.
+        unsafe { matmul(dims, a.operand(), b.operand(), out.as_mut_ptr(), after) }
+    });
+    assert_eq!(end, len);
     out
 }
 

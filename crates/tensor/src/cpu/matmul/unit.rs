@@ -7,12 +7,13 @@
 
 use super::float::Block;
 use super::kernels::avx512;
-use super::{After, Matrix, Runs, Scratch};
+use super::{Matrix, Scratch};
 use crate::cpu::constant::{self, Constant};
 use crate::cpu::pool;
 use crate::cpu::unit::{
     self, Extent, Format, Kind, LINES, Lines, Product, STEP, TILE, Tiles, Wide,
 };
+use crate::cpu::{After, Runs};
 use crate::precision::Precision;
 use std::mem::MaybeUninit;
 use std::ops::Range;

@@ -10,6 +10,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 
+use super::After;
 use super::copy::SharedPtr;
 use super::interp::Program;
 use super::pool;
@@ -160,7 +161,7 @@ impl ReducePlan {
         inputs: &[*const u8],
         out: *mut u8,
         slots: &Slots<'_>,
-        after: &(dyn Fn(Range<usize>) + Sync),
+        after: After<'_>,
     ) {
         if self.kept == 0 {
             return;
@@ -253,7 +254,7 @@ struct Run<'a, K: Kernel> {
     inputs: SmallVec<[SharedPtr<u8>; 8]>,
     out: SharedPtr<u8>,
     slots: &'a Slots<'a>,
-    after: &'a (dyn Fn(Range<usize>) + Sync),
+    after: After<'a>,
     kernel: std::marker::PhantomData<K>,
 }
 
@@ -280,7 +281,7 @@ where
             // SAFETY: results are those of outputs below `kept`; `out` is the caller's promise.
             unsafe { K::narrow(w).store(self.out.get(), from + i, self.plan.out) };
         }
-        (self.after)(from..from + results.len());
+        (self.after)((from..from + results.len()).into());
     }
 
     /// Calls `f` with the elements of a range of the plan's linear index, in order, piece by

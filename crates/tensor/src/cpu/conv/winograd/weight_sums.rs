@@ -2,8 +2,9 @@
 
 use super::transforms::{self, Pixels, Points};
 use super::{POINTS, TILE, Tiles, kernels, positions};
+use crate::cpu::After;
 use crate::cpu::conv::{ConvShape, Ptr, faces};
-use crate::cpu::matmul::{After, Kernels, Scratch, Tile};
+use crate::cpu::matmul::{Kernels, Scratch, Tile};
 use crate::cpu::pool;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
