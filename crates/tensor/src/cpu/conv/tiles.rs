@@ -32,6 +32,8 @@ const ONES: Extent = Extent {
 };
 /// Products of parts.
 const PRODUCTS: [usize; 4] = [0, 1, 3, 6];
+/// What they cost: six wait for their operands, which come from the second-level cache.
+const COST: [usize; 4] = [0, 1, 3, 9];
 
 /// The weights of all groups, packed.
 struct Weights {
@@ -108,7 +110,7 @@ impl Job {
         let taps = s.kernel[0] * s.kernel[1];
         let tiles = plan.positions / LANES * self.outs.div_ceil(LINES);
         let steps = self.ins.div_ceil(STEP) * taps / plan.phases.len().min(taps);
-        let unit = (unit::cycles() + 1) * PRODUCTS[self.parts] * steps + 120;
+        let unit = (unit::cycles() + 1) * COST[self.parts] * steps + 120;
         let lines = plan.images * plan.image * plan.sources * self.ins * (self.parts + 2) / 12;
         let weights = s.groups * taps * self.ins * self.outs * (self.parts + 1) / 2;
         let tiles = tiles * plan.phases.len();

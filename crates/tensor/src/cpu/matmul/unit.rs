@@ -25,6 +25,8 @@ const TASK_LINES: usize = 256;
 const TASKS: usize = 4;
 /// Elements of the sums that the shared side is packed for at a time.
 const SUPER: usize = 4096;
+/// Elements of the sums, in all parts, that are no more work than writing the result.
+const SHORT: usize = 192;
 /// Products with fewer multiply-adds run on the calling thread.
 const SERIAL: usize = 250_000;
 /// Operands of more numbers than that are not in a core's caches.
@@ -52,7 +54,7 @@ pub fn pays(m: usize, n: usize, k: usize, precision: Precision, constant: [bool;
 /// As [`pays`] for [`block`], whose operands are few enough to come from the caches.
 pub fn block_pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
     let packing = |numbers: usize, _| numbers as f64 / 3.0;
-    precision == Precision::Medium && faster(m, n, k, precision, 3000.0, [false; 2], packing)
+    precision == Precision::Medium && faster(m, n, k, precision, 7000.0, [false; 2], packing)
 }
 
 /// By rough numbers of cycles: `packing` for so many numbers of an operand that may be constant, `more`
@@ -259,8 +261,10 @@ impl Job {
             format: second,
             constant: b.constant,
         };
-        // Rows come in whole runs of memory, which is better for what is done with the result.
-        let by_rows = m >= 2 * LINES * TASKS.min(n.div_ceil(LINES)) || m >= n;
+        // The longer side is shared out, so that tasks have much to do with what they read of the other;
+        // but where sums are short, what counts is that rows come in whole runs of memory.
+        let short = m >= 2 * LINES * TASKS && k * parts <= SHORT;
+        let by_rows = m >= n || short;
         let (shared, split) = if by_rows {
             (columns, rows)
         } else {
@@ -420,7 +424,17 @@ impl Job {
                     ..=4 => steps,
                     _ => [0, 8, 8, 16][self.parts],
                 };
+                // Whole blocks go to their place as they come out of the unit, if they come once.
+                let at_once = !self.turned && run >= steps;
+                let add = accumulate || from > 0;
                 for s in (0..self.shared.blocks()).step_by(2) {
+                    // The block's place in the output, and whether it goes there at once.
+                    let place = |t: usize| {
+                        let (row, column) = if self.by_rows { (t, s) } else { (s, t) };
+                        let (row, column) = (row * LINES, column * LINES);
+                        let whole = self.m - row >= WIDTH && self.n - column >= WIDTH;
+                        (row, column, at_once && whole)
+                    };
                     let pair = shared.wrapping_add(s * whole + self.bytes(from - at.start));
                     let mut ahead = 0;
                     for step in (0..steps).step_by(run) {
@@ -441,6 +455,10 @@ impl Job {
                                 ahead: next.wrapping_add(ahead % share),
                             };
                             ahead += now * self.parts * TILE / 4;
+                            if let (row, column, true) = place(t) {
+                                product.c = c.wrapping_add(row * c_row + column);
+                                (product.c_row, product.accumulate) = (c_row, add);
+                            }
                             let mut counts = [self.split.pair(t), self.shared.pair(s)];
                             if self.shared.format == Format::Rows {
                                 std::mem::swap(&mut product.a, &mut product.b);
@@ -450,15 +468,10 @@ impl Job {
                         }
                     }
                     for (i, t) in blocks.clone().step_by(2).enumerate() {
-                        let (row, column) = if self.by_rows { (t, s) } else { (s, t) };
-                        let (row, column) = (row * LINES, column * LINES);
-                        let c = c.wrapping_add(row * c_row + column);
-                        self.write(
-                            &*sums.ptr().add(i),
-                            (row, column),
-                            (c, c_row),
-                            accumulate || from > 0,
-                        );
+                        if let (row, column, false) = place(t) {
+                            let c = c.wrapping_add(row * c_row + column);
+                            self.write(&*sums.ptr().add(i), (row, column), (c, c_row), add);
+                        }
                     }
                 }
             }
