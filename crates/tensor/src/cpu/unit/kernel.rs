@@ -21,8 +21,6 @@ pub struct Product {
     pub ahead: *const u8,
 }
 
-/// The instructions of one step: a path through the products of parts on which only one side
-/// changes from one to the next, the smallest products first.
 macro_rules! load {
     ($t:literal, $from:literal, $part:literal) => {
         concat!(
@@ -52,32 +50,57 @@ macro_rules! b {
         load!("6", "b0", $part)
     };
 }
+/// The products of what is loaded; between them, tiles that a later group needs are brought near: number
+/// `tile` of blocks `x` and `y`.
 macro_rules! dot {
-    (2, 2) => {
+    (2, 2, $x:literal, $y:literal, $tile:literal) => {
         concat!(
             "tdpbf16ps tmm0, tmm4, tmm6\n",
+            near!($x, $tile, "0"),
             "tdpbf16ps tmm1, tmm4, tmm7\n",
+            near!($x, $tile, "1"),
             "tdpbf16ps tmm2, tmm5, tmm6\n",
-            "tdpbf16ps tmm3, tmm5, tmm7\n"
+            near!($y, $tile, "0"),
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+            near!($y, $tile, "1")
+        )
+    };
+    (2, 2) => {
+        concat!(
+            dot!(1, 2),
+            "tdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
         )
     };
     (1, 2) => {
-        concat!(
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            "tdpbf16ps tmm1, tmm4, tmm7\n"
-        )
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\n"
     };
     (2, 1) => {
-        concat!(
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            "tdpbf16ps tmm2, tmm5, tmm6\n"
-        )
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm2, tmm5, tmm6\n"
     };
     (1, 1) => {
         "tdpbf16ps tmm0, tmm4, tmm6\n"
     };
+    ($m:tt, $n:tt, $x:literal, $y:literal, $tile:literal) => {
+        dot!($m, $n)
+    };
 }
+/// The instructions of one step: a path through the products of parts on which only one side
+/// changes from one to the next, the smallest products first.
 macro_rules! step {
+    // One product for each tile loaded: there is no time to bring anything near, but a little to wait.
+    (1, 2, 2) => {
+        concat!(
+            load!("4", "a0", "0"),
+            pause!(),
+            load!("5", "a1", "0"),
+            pause!(),
+            load!("6", "b0", "0"),
+            pause!(),
+            load!("7", "b1", "0"),
+            pause!(),
+            dot!(2, 2)
+        )
+    };
     (1, $m:tt, $n:tt) => {
         concat!(a!($m, "0"), b!($n, "0"), dot!($m, $n))
     };
@@ -85,28 +108,28 @@ macro_rules! step {
         concat!(
             a!($m, "1"),
             b!($n, "0"),
-            dot!($m, $n),
+            dot!($m, $n, "b0", "b1", "1"),
             a!($m, "0"),
-            dot!($m, $n),
+            dot!($m, $n, "a0", "a1", "3"),
             b!($n, "1"),
-            dot!($m, $n)
+            dot!($m, $n, "b0", "b1", "2")
         )
     };
     (3, $m:tt, $n:tt) => {
         concat!(
             a!($m, "2"),
             b!($n, "0"),
-            dot!($m, $n),
+            dot!($m, $n, "b0", "b1", "1"),
             a!($m, "1"),
-            dot!($m, $n),
+            dot!($m, $n, "a0", "a1", "0"),
             b!($n, "1"),
-            dot!($m, $n),
+            dot!($m, $n, "b0", "b1", "2"),
             a!($m, "0"),
-            dot!($m, $n),
+            dot!($m, $n, "a0", "a1", "5"),
             b!($n, "2"),
-            dot!($m, $n),
+            dot!($m, $n, "b0", "b1", "3"),
             b!($n, "0"),
-            dot!($m, $n)
+            dot!($m, $n, "a0", "a1", "4")
         )
     };
 }

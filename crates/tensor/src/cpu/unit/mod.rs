@@ -11,6 +11,9 @@
 //! time (`kernel.rs`; by dot products, `dots.rs`). Whoever multiplies more than one part must look at the operands' [`Extent`]:
 //! infinities have no parts, and the smaller parts of tiny numbers vanish.
 
+#[macro_use]
+mod near;
+
 mod dots;
 mod kernel;
 mod pack;

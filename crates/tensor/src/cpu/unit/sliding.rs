@@ -37,23 +37,29 @@ pub enum Side {
 
 macro_rules! packed {
     ($part:literal, 1) => {
-        concat!("tileloadd tmm6, [{p0} + 1*{s} + 1024*", $part, "]\n")
+        concat!(
+            "tileloadd tmm6, [{p0} + 1*{s} + 1024*",
+            $part,
+            "]\n",
+            pause!()
+        )
     };
     ($part:literal, 2) => {
         concat!(
             packed!($part, 1),
             "tileloadd tmm7, [{p1} + 1*{s} + 1024*",
             $part,
-            "]\n"
+            "]\n",
+            pause!()
         )
     };
 }
 macro_rules! sliding {
     (1) => {
-        "tileloadd tmm4, [{t} + 1*{row}]\n"
+        concat!("tileloadd tmm4, [{t} + 1*{row}]\n", pause!())
     };
     (2) => {
-        "tileloadd tmm4, [{t} + 1*{row}]\ntileloadd tmm5, [{u} + 1*{row}]\n"
+        concat!(sliding!(1), "tileloadd tmm5, [{u} + 1*{row}]\n", pause!())
     };
 }
 macro_rules! next_part {

@@ -20,53 +20,82 @@ pub struct Wide {
     pub accumulate: bool,
 }
 
-macro_rules! a {
-    ($part:literal) => {
-        concat!("tileloadd tmm4, [{a} + 1*{s} + 1024*", $part, "]\n")
-    };
-}
-/// The products of the loaded part of the first operand with one of the second.
-macro_rules! dots {
-    ($part:literal) => {
+/// Loads part `part` of the first operand, or of block `b` of the second.
+macro_rules! load {
+    ($t:literal, $from:literal, $part:literal) => {
         concat!(
-            "tileloadd tmm5, [{b0} + 1*{s} + 1024*",
+            "tileloadd tmm",
+            $t,
+            ", [{",
+            $from,
+            "} + 1*{s} + 1024*",
             $part,
-            "]\n",
-            "tileloadd tmm6, [{b1} + 1*{s} + 1024*",
-            $part,
-            "]\n",
-            "tdpbf16ps tmm0, tmm4, tmm5\n",
-            "tileloadd tmm7, [{b2} + 1*{s} + 1024*",
-            $part,
-            "]\n",
-            "tdpbf16ps tmm1, tmm4, tmm6\n",
-            "tileloadd tmm5, [{b3} + 1*{s} + 1024*",
-            $part,
-            "]\n",
-            "tdpbf16ps tmm2, tmm4, tmm7\n",
-            "tdpbf16ps tmm3, tmm4, tmm5\n"
+            "]\n"
         )
     };
 }
-/// One step: the products of parts, the smallest first.
+macro_rules! dot {
+    ($c:literal, $a:literal, $b:literal) => {
+        concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b, "\n")
+    };
+}
+/// The products of part `part` of one block of the second operand, in register 7, with the parts of the first
+/// in registers `a`, the smallest first; after each, half of the block's tile number `tile`, which
+/// the next step needs, is brought near.
+macro_rules! column {
+    ($c:literal, $b:literal, $part:literal, $tile:literal; $($a:literal [$($half:literal)*])*) => {
+        concat!(
+            load!("7", $b, $part),
+            $(dot!($c, $a, "7"), $(near!($b, $tile, $half),)*)*
+        )
+    };
+}
+macro_rules! columns {
+    ($part:literal, $tile:literal; $($rest:tt)*) => {
+        concat!(
+            column!("0", "b0", $part, $tile; $($rest)*),
+            column!("1", "b1", $part, $tile; $($rest)*),
+            column!("2", "b2", $part, $tile; $($rest)*),
+            column!("3", "b3", $part, $tile; $($rest)*)
+        )
+    };
+}
+/// One step: the products of parts, the smallest first. All parts of the first operand stay in
+/// registers, so that each tile of the second is loaded once.
 macro_rules! step {
     (1) => {
-        concat!(a!("0"), dots!("0"))
+        concat!(
+            load!("4", "a", "0"),
+            load!("5", "b0", "0"),
+            pause!(),
+            load!("6", "b1", "0"),
+            pause!(),
+            dot!("0", "4", "5"),
+            load!("7", "b2", "0"),
+            pause!(),
+            dot!("1", "4", "6"),
+            load!("5", "b3", "0"),
+            pause!(),
+            dot!("2", "4", "7"),
+            dot!("3", "4", "5")
+        )
     };
     (2) => {
-        concat!(a!("1"), dots!("0"), a!("0"), dots!("1"), dots!("0"))
+        concat!(
+            load!("4", "a", "0"),
+            load!("5", "a", "1"),
+            columns!("1", "3"; "4" ["0" "1"]),
+            columns!("0", "2"; "5" ["0"] "4" ["1"])
+        )
     };
     (3) => {
         concat!(
-            a!("2"),
-            dots!("0"),
-            a!("1"),
-            dots!("1"),
-            dots!("0"),
-            a!("0"),
-            dots!("2"),
-            dots!("1"),
-            dots!("0")
+            load!("4", "a", "0"),
+            load!("5", "a", "1"),
+            load!("6", "a", "2"),
+            columns!("2", "5"; "4" ["0" "1"]),
+            columns!("1", "4"; "5" ["0"] "4" ["1"]),
+            columns!("0", "3"; "6" ["0"] "5" ["1"] "4" [])
         )
     };
 }
