@@ -417,12 +417,11 @@ impl Job {
                     (scratch.ptr().cast_const(), bytes)
                 };
                 let steps = some.len().div_ceil(STEP);
-                // Two blocks of the shared side go along with all of the task's own, few steps at a time
-                // where there are so few instructions per step that they must come from the
-                // first-level cache.
-                let run = match blocks.len() {
-                    ..=4 => steps,
-                    _ => [0, 8, 8, 16][self.parts],
+                // Two blocks of the shared side go along with all of the task's own: by dot products, few
+                // steps at a time, so that they come from the first-level cache.
+                let run = match unit::kind() {
+                    Some(Kind::Dots) if blocks.len() > 4 => 8,
+                    _ => steps,
                 };
                 // Whole blocks go to their place as they come out of the unit, if they come once.
                 let at_once = !self.turned && run >= steps;
