@@ -68,7 +68,7 @@ impl Job {
         let groups = s.batch.div_ceil(plan.images) * s.groups;
         let taps = s.kernel[0] * s.kernel[1];
         let (ins, outs) = (s.group_in(), s.group_out());
-        let products = [0, 1, 3, 9][self.parts];
+        let products = super::tiles::COST[self.parts];
         let tiles = taps * ins.div_ceil(LINES) * outs.div_ceil(LINES);
         let lines = plan.images * plan.image * plan.sources * ins * (self.parts + 2) / 8;
         let grads = plan.positions * outs.next_multiple_of(LINES) * (self.parts + 1) / 3;

@@ -30,10 +30,9 @@ const ONES: Extent = Extent {
     least: 0x3F80_0000,
     most: 0x3F80_0000,
 };
-/// Products of parts.
-const PRODUCTS: [usize; 4] = [0, 1, 3, 6];
-/// What they cost: six wait for their operands, which come from the second-level cache.
-const COST: [usize; 4] = [0, 1, 3, 9];
+/// What the products of so many parts cost, in products of tiles: there are one, three or six, and six
+/// take half as long again, as measured.
+pub(super) const COST: [usize; 4] = [0, 1, 3, 9];
 
 /// The weights of all groups, packed.
 struct Weights {

@@ -283,6 +283,7 @@ fn blocks_by_tiles_agree_with_f64() {
         (16, 512, 33),
         (33, 16, 600),
         (5, 7, 2100),
+        (64, 70, 2100),
     ] {
         for (la, lb) in [
             (Lay::Rows, Lay::Rows),
@@ -315,6 +316,77 @@ fn blocks_by_tiles_agree_with_f64() {
                         (got as f64 - want).abs() < 1e-3,
                         "{i}, {j}: {got} not {want}"
                     );
+                }
+            }
+        }
+    }
+}
+
+/// Products by rows and by columns, of whole blocks and borders, over several chunks of the sums, some
+/// lines of which have numbers that the unit cannot split.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn products_on_the_unit_agree_with_f64() {
+    for (m, n, k) in [
+        (100, 300, 1100),
+        (300, 70, 1100),
+        (64, 96, 4200),
+        (256, 300, 40),
+    ] {
+        for precision in Precision::ALL {
+            if crate::cpu::unit::serving(precision).is_none() {
+                continue;
+            }
+            let tolerance = match precision {
+                Precision::Highest => 1e-6,
+                Precision::High => 3e-5,
+                Precision::Medium => 8e-3,
+            };
+            for (la, lb) in [(Lay::Rows, Lay::Cols), (Lay::Cols, Lay::Rows)] {
+                for special in [1.0, f32::INFINITY, 1e-31] {
+                    let mut a = full_numbers(m * k, 21);
+                    let b = full_numbers(k * n, 22);
+                    let place =
+                        |lay: Lay, [i, j]: [usize; 2], [rows, columns]: [usize; 2]| match lay {
+                            Lay::Rows => i * columns + j,
+                            _ => j * rows + i,
+                        };
+                    let at_a = |i: usize, l: usize| place(la, [i, l], [m, k]);
+                    let at_b = |l: usize, j: usize| place(lb, [l, j], [k, n]);
+                    (0..k).for_each(|l| a[at_a(35, l)] *= special);
+                    let strides = |lay: Lay, rows: usize, columns: usize| match lay {
+                        Lay::Rows => (columns as isize, 1),
+                        _ => (1, rows as isize),
+                    };
+                    let ((ar, ac), (br, bc)) = (strides(la, m, k), strides(lb, k, n));
+                    let (x, y) = (
+                        Matrix::new(a.as_ptr(), ar, ac),
+                        Matrix::new(b.as_ptr(), br, bc),
+                    );
+                    let mut c = vec![0f32; m * n];
+                    let out = c.as_mut_ptr();
+                    // SAFETY: operands and output have these sizes; there is a unit.
+                    let multiply = |after: crate::cpu::After<'_>| unsafe {
+                        unit::parallel(m, n, k, x, y, precision, out, 0, after)
+                    };
+                    let ((), end) = crate::cpu::runs::told_once(multiply);
+                    assert_eq!(end, m * n);
+                    for i in (0..m).step_by(5) {
+                        for j in (0..n).step_by(7) {
+                            let got = c[i * n + j] as f64;
+                            let terms = (0..k).map(|l| a[at_a(i, l)] as f64 * b[at_b(l, j)] as f64);
+                            let size: f64 = terms.clone().map(f64::abs).sum();
+                            let error = (got - terms.sum::<f64>()).abs();
+                            let fine = match size.is_finite() {
+                                true => error <= tolerance * size,
+                                false => !got.is_finite(),
+                            };
+                            assert!(
+                                fine,
+                                "{m} {n} {k} {precision} {special}: {i}, {j}: {got}, {error}"
+                            );
+                        }
+                    }
                 }
             }
         }

@@ -54,7 +54,12 @@ pub fn pays(m: usize, n: usize, k: usize, precision: Precision, constant: [bool;
 /// As [`pays`] for [`block`], whose operands are few enough to come from the caches.
 pub fn block_pays(m: usize, n: usize, k: usize, precision: Precision) -> bool {
     let packing = |numbers: usize, _| numbers as f64 / 3.0;
-    precision == Precision::Medium && faster(m, n, k, precision, 7000.0, [false; 2], packing)
+    // As measured on each kind in attention, heads of 64 by 64 to 256.
+    let more = match unit::kind() {
+        Some(Kind::Amx) => 7000.0,
+        _ => 3000.0,
+    };
+    precision == Precision::Medium && faster(m, n, k, precision, more, [false; 2], packing)
 }
 
 /// By rough numbers of cycles: `packing` for so many numbers of an operand that may be constant, `more`
@@ -263,7 +268,7 @@ impl Job {
         };
         // The longer side is shared out, so that tasks have much to do with what they read of the other;
         // but where sums are short, what counts is that rows come in whole runs of memory.
-        let short = m >= 2 * LINES * TASKS && k * parts <= SHORT;
+        let short = m >= 4 * LINES * TASKS && k * parts <= SHORT;
         let by_rows = m >= n || short;
         let (shared, split) = if by_rows {
             (columns, rows)
@@ -394,6 +399,12 @@ impl Job {
         } else {
             blocks.len() * self.bytes(chunk)
         });
+        // Two blocks of the shared side go along with all of the task's own: by dot products, few
+        // steps at a time, so that they come from the first-level cache.
+        let run = match unit::kind() {
+            Some(Kind::Dots) if blocks.len() > 4 => 8,
+            _ => chunk / STEP,
+        };
         // Two by two tiles of the output for each pair of the task's blocks.
         let sums = Scratch::<Sums>::new(blocks.len().div_ceil(2));
         let mut extent = Extent::default();
@@ -402,12 +413,12 @@ impl Job {
             let tiles = Tiles::new();
             for from in (at.start..at.end).step_by(chunk) {
                 let some = from..at.end.min(from + chunk);
-                let whole = self.bytes(at.len());
+                let stride = self.bytes(at.len());
                 let share = self.bytes(some.len());
                 // The task's own tiles, and the bytes from one block to the next.
                 let (own, bytes) = if ready {
-                    let skip = blocks.start * whole + self.bytes(from - at.start);
-                    (split.wrapping_add(skip), whole)
+                    let skip = blocks.start * stride + self.bytes(from - at.start);
+                    (split.wrapping_add(skip), stride)
                 } else {
                     let bytes = share;
                     for (i, block) in blocks.clone().enumerate() {
@@ -417,59 +428,46 @@ impl Job {
                     (scratch.ptr().cast_const(), bytes)
                 };
                 let steps = some.len().div_ceil(STEP);
-                // Two blocks of the shared side go along with all of the task's own: by dot products, few
-                // steps at a time, so that they come from the first-level cache.
-                let run = match unit::kind() {
-                    Some(Kind::Dots) if blocks.len() > 4 => 8,
-                    _ => steps,
-                };
-                // Whole blocks go to their place as they come out of the unit, if they come once.
-                let at_once = !self.turned && run >= steps;
                 let add = accumulate || from > 0;
                 for s in (0..self.shared.blocks()).step_by(2) {
-                    // The block's place in the output, and whether it goes there at once.
-                    let place = |t: usize| {
-                        let (row, column) = if self.by_rows { (t, s) } else { (s, t) };
-                        let (row, column) = (row * LINES, column * LINES);
-                        let whole = self.m - row >= WIDTH && self.n - column >= WIDTH;
-                        (row, column, at_once && whole)
-                    };
-                    let pair = shared.wrapping_add(s * whole + self.bytes(from - at.start));
+                    let pair = shared.wrapping_add(s * stride + self.bytes(from - at.start));
                     let mut ahead = 0;
                     for step in (0..steps).step_by(run) {
                         let now = run.min(steps - step);
                         let skip = step * self.parts * TILE;
-                        let shared = [0, 1].map(|i| pair.wrapping_add(i * whole + skip));
+                        let shared = [0, 1].map(|i| pair.wrapping_add(i * stride + skip));
                         for (i, t) in blocks.clone().step_by(2).enumerate() {
+                            let (row, column) = if self.by_rows { (t, s) } else { (s, t) };
+                            let place = (row * LINES, column * LINES);
+                            let to = c.wrapping_add(place.0 * c_row + place.1);
+                            // Whole blocks go to their place as they come out of the unit, if their
+                            // sums are one run; others by way of a buffer. (So the two add up a
+                            // chunk's sums to those before in another order.)
+                            let whole = self.m - place.0 >= WIDTH && self.n - place.1 >= WIDTH;
+                            let at_once = whole && !self.turned && run >= steps;
+                            let near = sums.ptr().add(i);
                             let own = own.wrapping_add(2 * i * bytes + skip);
                             // The next two blocks, a share with each call.
-                            let next = pair.wrapping_add((2 + ahead / share % 2) * whole);
+                            let next = pair.wrapping_add((2 + ahead / share % 2) * stride);
                             let mut product = Product {
                                 a: [own, own.wrapping_add(bytes)],
                                 b: shared,
                                 steps: now,
-                                c: sums.ptr().add(i).cast(),
-                                c_row: WIDTH,
-                                accumulate: step > 0,
+                                c: if at_once { to } else { near.cast() },
+                                c_row: if at_once { c_row } else { WIDTH },
+                                accumulate: if at_once { add } else { step > 0 },
                                 ahead: next.wrapping_add(ahead % share),
                             };
                             ahead += now * self.parts * TILE / 4;
-                            if let (row, column, true) = place(t) {
-                                product.c = c.wrapping_add(row * c_row + column);
-                                (product.c_row, product.accumulate) = (c_row, add);
-                            }
                             let mut counts = [self.split.pair(t), self.shared.pair(s)];
                             if self.shared.format == Format::Rows {
                                 std::mem::swap(&mut product.a, &mut product.b);
                                 counts.swap(0, 1);
                             }
                             unit::multiply(&tiles, self.parts, counts[0], counts[1], &product);
-                        }
-                    }
-                    for (i, t) in blocks.clone().step_by(2).enumerate() {
-                        if let (row, column, false) = place(t) {
-                            let c = c.wrapping_add(row * c_row + column);
-                            self.write(&*sums.ptr().add(i), (row, column), (c, c_row), add);
+                            if !at_once && step + now == steps {
+                                self.write(&*near, place, (to, c_row), add);
+                            }
                         }
                     }
                 }

@@ -87,17 +87,17 @@ macro_rules! dot {
 /// The instructions of one step: a path through the products of parts on which only one side
 /// changes from one to the next, the smallest products first.
 macro_rules! step {
-    // One product for each tile loaded: there is no time to bring anything near, but a little to wait.
+    // One product for each tile loaded: there is no time to bring anything near.
     (1, 2, 2) => {
         concat!(
             load!("4", "a0", "0"),
-            pause!(),
+            apart!(),
             load!("5", "a1", "0"),
-            pause!(),
+            apart!(),
             load!("6", "b0", "0"),
-            pause!(),
+            apart!(),
             load!("7", "b1", "0"),
-            pause!(),
+            apart!(),
             dot!(2, 2)
         )
     };
@@ -111,6 +111,7 @@ macro_rules! step {
             dot!($m, $n, "b0", "b1", "1"),
             a!($m, "0"),
             dot!($m, $n, "a0", "a1", "3"),
+            // There is no time for the next step's part 0 of the first operand.
             b!($n, "1"),
             dot!($m, $n, "b0", "b1", "2")
         )

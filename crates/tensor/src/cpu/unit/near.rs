@@ -13,8 +13,9 @@ macro_rules! near {
         )
     };
 }
-/// Keeps the loads of tiles apart, so that products come between them.
-macro_rules! pause {
+/// Keeps the loads of tiles apart: with 16 instructions that do nothing between them products are not held
+/// up by loads, with 32 neither, with none they are.
+macro_rules! apart {
     () => {
         ".rept 16\nnop\n.endr\n"
     };

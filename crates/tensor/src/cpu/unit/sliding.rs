@@ -41,7 +41,7 @@ macro_rules! packed {
             "tileloadd tmm6, [{p0} + 1*{s} + 1024*",
             $part,
             "]\n",
-            pause!()
+            apart!()
         )
     };
     ($part:literal, 2) => {
@@ -50,16 +50,16 @@ macro_rules! packed {
             "tileloadd tmm7, [{p1} + 1*{s} + 1024*",
             $part,
             "]\n",
-            pause!()
+            apart!()
         )
     };
 }
 macro_rules! sliding {
     (1) => {
-        concat!("tileloadd tmm4, [{t} + 1*{row}]\n", pause!())
+        concat!("tileloadd tmm4, [{t} + 1*{row}]\n", apart!())
     };
     (2) => {
-        concat!(sliding!(1), "tileloadd tmm5, [{u} + 1*{row}]\n", pause!())
+        concat!(sliding!(1), "tileloadd tmm5, [{u} + 1*{row}]\n", apart!())
     };
 }
 macro_rules! next_part {

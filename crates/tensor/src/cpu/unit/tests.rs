@@ -117,6 +117,85 @@ fn extents_tell_what_parts_cannot_hold() {
     assert!(!zero.suits(of(1.0, f32::NAN), 64));
 }
 
+/// Each number's parts multiplied with those of another that count, and with no others.
+#[test]
+fn inner_loops_multiply_all_parts_that_count() {
+    if kind() != Some(Kind::Amx) {
+        return;
+    }
+    let (steps, row) = (3, 70);
+    let k = steps * STEP;
+    for (parts, tolerance) in [(2, 3e-5), (3, 4e-7)] {
+        let blocks = |count: usize, seed: u64, format: Format| {
+            let x = numbers(count * LINES * k, seed);
+            let mut packed = vec![0u8; count * steps * parts * TILE];
+            let each = x
+                .chunks(LINES * k)
+                .zip(packed.chunks_mut(steps * parts * TILE));
+            for (x, to) in each {
+                let lines = Lines {
+                    ptr: x.as_ptr(),
+                    line: k as isize,
+                    step: 1,
+                    lines: LINES,
+                    len: k,
+                };
+                // SAFETY: the numbers of the block, and room for its tiles.
+                unsafe { pack(format, parts, lines, to.as_mut_ptr()) };
+            }
+            (x, packed)
+        };
+        let (a, rows) = blocks(2, 1, Format::Rows);
+        let (b, columns) = blocks(4, 2, Format::Pairs);
+        let at = |tiles: &[u8], block: usize| tiles[block * steps * parts * TILE..].as_ptr();
+        let check = |c: &[f32], m: usize, n: usize, before: f64| {
+            for (i, c) in c.chunks(row).enumerate() {
+                for (j, &got) in c.iter().enumerate() {
+                    if i >= m * LINES || j >= n * LINES {
+                        assert_eq!(got, 2.0);
+                        continue;
+                    }
+                    let terms = a[i * k..][..k].iter().zip(&b[j * k..][..k]);
+                    let terms = terms.map(|(&x, &y)| x as f64 * y as f64);
+                    let size: f64 = terms.clone().map(f64::abs).sum();
+                    let error = (got as f64 - terms.sum::<f64>() - before).abs();
+                    assert!(error < tolerance * size, "{parts} parts, {i}, {j}: {error}");
+                }
+            }
+        };
+        for accumulate in [false, true] {
+            let before = if accumulate { 2.0 } else { 0.0 };
+            for (m, n) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+                let mut c = vec![2f32; 2 * LINES * row];
+                let product = Product {
+                    a: [at(&rows, 0), at(&rows, 1)],
+                    b: [at(&columns, 0), at(&columns, 1)],
+                    steps,
+                    c: c.as_mut_ptr(),
+                    c_row: row,
+                    accumulate,
+                    ahead: rows.as_ptr(),
+                };
+                // SAFETY: there is a unit; the tiles and the output are there.
+                unsafe { multiply(&Tiles::new(), parts, m, n, &product) };
+                check(&c, m, n, before);
+            }
+            let mut c = vec![2f32; LINES * row];
+            let wide = Wide {
+                a: at(&rows, 0),
+                b: [0, 1, 2, 3].map(|i| at(&columns, i)),
+                steps,
+                c: c.as_mut_ptr(),
+                c_row: row,
+                accumulate,
+            };
+            // SAFETY: as above.
+            unsafe { multiply_wide(&Tiles::new(), parts, &wide) };
+            check(&c, 1, 4, before);
+        }
+    }
+}
+
 /// The inner loops on whatever unit there is, one part, against sums in `f64`.
 #[test]
 fn inner_loops_add_up_the_products_of_their_tiles() {

@@ -1,5 +1,5 @@
 //! The inner loop for few rows: one by four tiles of the output stay in tile registers, so that the
-//! unit always has a sum to add to while others are under way.
+//! unit has a sum to add to while others are under way.
 
 use super::{Kind, TILE, Tiles, dots};
 use std::arch::asm;
@@ -60,22 +60,22 @@ macro_rules! columns {
         )
     };
 }
-/// One step: the products of parts, the smallest first. All parts of the first operand stay in
+/// One step, from the smallest part of the second operand to the largest. All parts of the first stay in
 /// registers, so that each tile of the second is loaded once.
 macro_rules! step {
     (1) => {
         concat!(
             load!("4", "a", "0"),
             load!("5", "b0", "0"),
-            pause!(),
+            apart!(),
             load!("6", "b1", "0"),
-            pause!(),
+            apart!(),
             dot!("0", "4", "5"),
             load!("7", "b2", "0"),
-            pause!(),
+            apart!(),
             dot!("1", "4", "6"),
             load!("5", "b3", "0"),
-            pause!(),
+            apart!(),
             dot!("2", "4", "7"),
             dot!("3", "4", "5")
         )
