@@ -48,7 +48,9 @@ pub fn pays(m: usize, n: usize, k: usize, precision: Precision, constant: [bool;
                 (false, true) => 0.0,
             }
     };
-    faster(m, n, k, precision, 2000.0, constant, packing)
+    // What else there is, as measured with few rows or columns.
+    let more = [2e3, 12e3, 35e3][parts - 1];
+    faster(m, n, k, precision, more, constant, packing)
 }
 
 /// As [`pays`] for [`block`], whose operands are few enough to come from the caches.
@@ -268,7 +270,7 @@ impl Job {
         };
         // The longer side is shared out, so that tasks have much to do with what they read of the other;
         // but where sums are short, what counts is that rows come in whole runs of memory.
-        let short = m >= 4 * LINES * TASKS && k * parts <= SHORT;
+        let short = m >= 2 * LINES * TASKS && k * parts <= SHORT;
         let by_rows = m >= n || short;
         let (shared, split) = if by_rows {
             (columns, rows)
