@@ -342,27 +342,14 @@ fn products_on_the_unit_agree_with_f64() {
                 Precision::High => 3e-5,
                 Precision::Medium => 8e-3,
             };
-            for (la, lb) in [(Lay::Rows, Lay::Cols), (Lay::Cols, Lay::Rows)] {
+            // Rows of the first operand and columns of the second lie in a piece, or the other way round.
+            for [(ar, ac), (br, bc)] in [[(k, 1), (1, k)], [(1, m), (n, 1)]] {
                 for special in [1.0, f32::INFINITY, 1e-31] {
                     let mut a = full_numbers(m * k, 21);
                     let b = full_numbers(k * n, 22);
-                    let place =
-                        |lay: Lay, [i, j]: [usize; 2], [rows, columns]: [usize; 2]| match lay {
-                            Lay::Rows => i * columns + j,
-                            _ => j * rows + i,
-                        };
-                    let at_a = |i: usize, l: usize| place(la, [i, l], [m, k]);
-                    let at_b = |l: usize, j: usize| place(lb, [l, j], [k, n]);
-                    (0..k).for_each(|l| a[at_a(35, l)] *= special);
-                    let strides = |lay: Lay, rows: usize, columns: usize| match lay {
-                        Lay::Rows => (columns as isize, 1),
-                        _ => (1, rows as isize),
-                    };
-                    let ((ar, ac), (br, bc)) = (strides(la, m, k), strides(lb, k, n));
-                    let (x, y) = (
-                        Matrix::new(a.as_ptr(), ar, ac),
-                        Matrix::new(b.as_ptr(), br, bc),
-                    );
+                    (0..k).for_each(|l| a[35 * ar + l * ac] *= special);
+                    let x = Matrix::new(a.as_ptr(), ar as isize, ac as isize);
+                    let y = Matrix::new(b.as_ptr(), br as isize, bc as isize);
                     let mut c = vec![0f32; m * n];
                     let out = c.as_mut_ptr();
                     // SAFETY: operands and output have these sizes; there is a unit.
@@ -374,7 +361,8 @@ fn products_on_the_unit_agree_with_f64() {
                     for i in (0..m).step_by(5) {
                         for j in (0..n).step_by(7) {
                             let got = c[i * n + j] as f64;
-                            let terms = (0..k).map(|l| a[at_a(i, l)] as f64 * b[at_b(l, j)] as f64);
+                            let terms = (0..k)
+                                .map(|l| a[i * ar + l * ac] as f64 * b[l * br + j * bc] as f64);
                             let size: f64 = terms.clone().map(f64::abs).sum();
                             let error = (got - terms.sum::<f64>()).abs();
                             let fine = match size.is_finite() {

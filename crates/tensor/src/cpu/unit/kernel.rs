@@ -21,19 +21,6 @@ pub struct Product {
     pub ahead: *const u8,
 }
 
-macro_rules! load {
-    ($t:literal, $from:literal, $part:literal) => {
-        concat!(
-            "tileloadd tmm",
-            $t,
-            ", [{",
-            $from,
-            "} + 1*{s} + 1024*",
-            $part,
-            "]\n"
-        )
-    };
-}
 macro_rules! a {
     (2, $part:literal) => {
         concat!(load!("4", "a0", $part), load!("5", "a1", $part))

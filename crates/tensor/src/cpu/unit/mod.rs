@@ -12,7 +12,7 @@
 //! infinities have no parts, and the smaller parts of tiny numbers vanish.
 
 #[macro_use]
-mod near;
+mod pieces;
 
 mod dots;
 mod kernel;

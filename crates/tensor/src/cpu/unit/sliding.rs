@@ -37,21 +37,10 @@ pub enum Side {
 
 macro_rules! packed {
     ($part:literal, 1) => {
-        concat!(
-            "tileloadd tmm6, [{p0} + 1*{s} + 1024*",
-            $part,
-            "]\n",
-            apart!()
-        )
+        concat!(load!("6", "p0", $part), apart!())
     };
     ($part:literal, 2) => {
-        concat!(
-            packed!($part, 1),
-            "tileloadd tmm7, [{p1} + 1*{s} + 1024*",
-            $part,
-            "]\n",
-            apart!()
-        )
+        concat!(packed!($part, 1), load!("7", "p1", $part), apart!())
     };
 }
 macro_rules! sliding {

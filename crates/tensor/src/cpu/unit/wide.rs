@@ -20,28 +20,14 @@ pub struct Wide {
     pub accumulate: bool,
 }
 
-/// Loads part `part` of the first operand, or of block `b` of the second.
-macro_rules! load {
-    ($t:literal, $from:literal, $part:literal) => {
-        concat!(
-            "tileloadd tmm",
-            $t,
-            ", [{",
-            $from,
-            "} + 1*{s} + 1024*",
-            $part,
-            "]\n"
-        )
-    };
-}
 macro_rules! dot {
     ($c:literal, $a:literal, $b:literal) => {
         concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b, "\n")
     };
 }
 /// The products of part `part` of one block of the second operand, in register 7, with the parts of the first
-/// in registers `a`, the smallest first; after each, half of the block's tile number `tile`, which
-/// the next step needs, is brought near.
+/// in registers `a`, the smallest first; after each of them the halves named of the block's tile number
+/// `tile`, which the next step needs, are brought near.
 macro_rules! column {
     ($c:literal, $b:literal, $part:literal, $tile:literal; $($a:literal [$($half:literal)*])*) => {
         concat!(

@@ -1,7 +1,21 @@
-//! What the inner loops put between products. A thread that shares its core with another has too few
-//! instructions under way to wait for tiles from the second-level cache and to multiply at once: with
-//! these its loops take 0.65 to 0.85 of the time, and as long as before where it has a core to itself.
+//! Pieces of the inner loops. What stands between products is for a thread that shares its core with another
+//! and has too few instructions under way to wait for tiles from the second-level cache and to multiply
+//! at once: with it loops take 0.65 to 0.85 of the time, and as long as before where the core is theirs.
 
+/// Loads part `part` of a packed block into a register.
+macro_rules! load {
+    ($t:literal, $from:literal, $part:literal) => {
+        concat!(
+            "tileloadd tmm",
+            $t,
+            ", [{",
+            $from,
+            "} + 1*{s} + 1024*",
+            $part,
+            "]\n"
+        )
+    };
+}
 /// Brings half of a block's tile number `tile`, counted from this step's first, into the first-level cache.
 macro_rules! near {
     ($from:literal, $tile:literal, $half:literal) => {
