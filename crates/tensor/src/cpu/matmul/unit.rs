@@ -10,6 +10,7 @@ use super::kernels::avx512;
 use super::{Matrix, Scratch};
 use crate::cpu::constant::{self, Constant};
 use crate::cpu::pool;
+use crate::cpu::simd::prefetch;
 use crate::cpu::unit::{
     self, Extent, Format, Kind, LINES, Lines, Product, STEP, TILE, Tiles, Wide,
 };
@@ -121,14 +122,14 @@ impl Side {
         (self.blocks() - block).min(2)
     }
 
-    /// Packs elements `at` of block `block`.
+    /// Packs elements `at` of block `block` and the [pair](Self::pair)'s other, one behind the other.
     unsafe fn pack(&self, parts: usize, block: usize, at: Range<usize>, dst: *mut u8) -> Extent {
         let first = (block * LINES) as isize * self.line + at.start as isize * self.step;
         let lines = Lines {
             ptr: self.ptr.wrapping_offset(first),
             line: self.line,
             step: self.step,
-            lines: LINES.min(self.lines - block * LINES),
+            lines: WIDTH.min(self.lines - block * LINES),
             len: at.len(),
         };
         // SAFETY: these elements of the operand; the caller has room for the tiles.
@@ -141,7 +142,7 @@ impl Side {
         let bytes = self.blocks() * tiles_bytes(k, parts);
         let pack = || {
             let tiles = Scratch::<u8>::of_form(bytes, self.constant);
-            let mut extents = vec![Extent::default(); self.blocks()];
+            let mut extents = vec![Extent::default(); self.blocks().div_ceil(2)];
             for from in (0..k).step_by(SUPER) {
                 let at = from..k.min(from + SUPER);
                 let dst = tiles
@@ -165,15 +166,16 @@ impl Side {
     /// Packs elements `at` of all blocks, one behind the other, on all threads.
     unsafe fn pack_all(&self, parts: usize, at: &Range<usize>, dst: *mut u8) -> Vec<Extent> {
         let bytes = tiles_bytes(at.len(), parts);
-        let mut extents = vec![Extent::default(); self.blocks()];
+        let pairs = self.blocks().div_ceil(2);
+        let mut extents = vec![Extent::default(); pairs];
         let (dst, seen) = (Out(dst), Out(extents.as_mut_ptr()));
-        let some = (SERIAL / 8 / (LINES * at.len())).max(1);
-        pool::run_chunks(self.blocks(), some, |range| {
-            for block in range {
-                // SAFETY: each block is packed to its own place by one task.
+        let some = (SERIAL / 8 / (WIDTH * at.len())).max(1);
+        pool::run_chunks(pairs, some, |range| {
+            for pair in range {
+                // SAFETY: each pair is packed to its own place by one task.
                 unsafe {
-                    let dst = dst.get().add(block * bytes);
-                    *seen.get().add(block) = self.pack(parts, block, at.clone(), dst);
+                    let dst = dst.get().add(2 * pair * bytes);
+                    *seen.get().add(pair) = self.pack(parts, 2 * pair, at.clone(), dst);
                 }
             }
         });
@@ -184,7 +186,7 @@ impl Side {
 /// A packed side.
 struct Prepared {
     tiles: Scratch<u8>,
-    /// Of each block.
+    /// Of each pair of blocks.
     extents: Vec<Extent>,
 }
 
@@ -362,7 +364,10 @@ impl Job {
                     let extent = self.task(&range, &at, packed, out.get(), c_row, false);
                     let seen = seen.get().add(task);
                     *seen = match kept_split {
-                        Some(kept) => Extent::together(&kept.extents[range.clone()]),
+                        Some(kept) => {
+                            let pairs = range.start / 2..range.end.div_ceil(2);
+                            Extent::together(&kept.extents[pairs])
+                        }
                         None => (*seen).and(extent),
                     };
                     if !last {
@@ -423,7 +428,7 @@ impl Job {
                     (split.wrapping_add(skip), stride)
                 } else {
                     let bytes = share;
-                    for (i, block) in blocks.clone().enumerate() {
+                    for (i, block) in blocks.clone().enumerate().step_by(2) {
                         let dst = scratch.ptr().add(i * bytes);
                         extent = extent.and(self.split.pack(self.parts, block, some.clone(), dst));
                     }
@@ -461,6 +466,15 @@ impl Job {
                                 ahead: next.wrapping_add(ahead % share),
                             };
                             ahead += now * self.parts * TILE / 4;
+                            // Memory of the output comes while the unit is at work; the stores would
+                            // wait for it one by one.
+                            if step == 0 {
+                                for i in 0..WIDTH.min(self.m - place.0) {
+                                    let row = to.wrapping_add(i * c_row);
+                                    prefetch(row.cast());
+                                    prefetch(row.wrapping_add(LINES).cast());
+                                }
+                            }
                             let mut counts = [self.split.pair(t), self.shared.pair(s)];
                             if self.shared.format == Format::Rows {
                                 std::mem::swap(&mut product.a, &mut product.b);
@@ -578,8 +592,8 @@ pub unsafe fn block(
     let job = Job::plan(m, n, k, a, b, Precision::Medium);
     let (blocks, bytes) = (job.shared.blocks(), job.bytes(k));
     let packed = Scratch::<u8>::new(blocks * bytes);
-    for block in 0..blocks {
-        // SAFETY: passed on from the caller; each block has its own place.
+    for block in (0..blocks).step_by(2) {
+        // SAFETY: passed on from the caller; each pair has its own place.
         unsafe {
             let to = packed.ptr().add(block * bytes);
             job.shared.pack(job.parts, block, 0..k, to);
@@ -661,28 +675,28 @@ impl PackedRight {
         #[repr(align(64))]
         struct Near([f32; LINES * WIDTH]);
         let own = Scratch::<u8>::new(tiles_bytes(k, self.parts));
-        let row_side = Side {
-            ptr: a.ptr,
-            lines: rows,
-            line: a.row,
-            step: a.col,
-            format: Format::Rows,
-            constant: None,
-        };
         let steps = k.div_ceil(STEP);
         let columns = n.div_ceil(LINES);
         let mut near = Near([0f32; LINES * WIDTH]);
         for block in 0..rows.div_ceil(LINES) {
             let some = LINES.min(rows - block * LINES);
             let c = c.wrapping_offset((block * LINES) as isize * c_row);
+            let a = Matrix {
+                ptr: a.ptr.wrapping_offset((block * LINES) as isize * a.row),
+                ..a
+            };
+            let row_side = Side {
+                ptr: a.ptr,
+                lines: some,
+                line: a.row,
+                step: a.col,
+                format: Format::Rows,
+                constant: None,
+            };
             // SAFETY: the rows of the operand and of the output; there is a unit.
             unsafe {
-                let extent = row_side.pack(self.parts, block, 0..k, own.ptr());
+                let extent = row_side.pack(self.parts, 0, 0..k, own.ptr());
                 if self.parts > 1 && !extent.suits(self.extent, k) {
-                    let a = Matrix {
-                        ptr: a.ptr.wrapping_offset((block * LINES) as isize * a.row),
-                        ..a
-                    };
                     f32::block(some, n, k, a, self.b, c, c_row, accumulate);
                     continue;
                 }

@@ -9,6 +9,7 @@
 
 use super::{LINES, STEP, TILE};
 use crate::cpu::matmul::transpose_registers;
+use crate::cpu::simd::prefetch;
 use std::arch::x86_64::*;
 
 /// For which side of the product tiles are packed.
@@ -20,7 +21,7 @@ pub enum Format {
     Pairs,
 }
 
-/// Up to 16 lines to be packed: element `l` of line `i` lies at `ptr + i * line + l * step`.
+/// Up to two blocks of lines to be packed: element `l` of line `i` lies at `ptr + i * line + l * step`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {
     /// Element 0 of line 0.
@@ -29,10 +30,21 @@ pub struct Lines {
     pub line: isize,
     /// From one element of a line to the next.
     pub step: isize,
-    /// How many lines there are, at most 16.
+    /// How many lines there are, at most 32.
     pub lines: usize,
     /// How many elements each has.
     pub len: usize,
+}
+
+impl Lines {
+    /// Those of block `b`.
+    fn block(self, b: usize) -> Lines {
+        Lines {
+            ptr: self.ptr.wrapping_offset((b * LINES) as isize * self.line),
+            lines: LINES.min(self.lines - b * LINES),
+            ..self
+        }
+    }
 }
 
 /// The sizes of an operand's numbers, by which it is known whether their parts give an exact product.
@@ -87,8 +99,8 @@ impl Extent {
     }
 }
 
-/// Packs a block of lines, splitting each number into `parts` (1 to 3) of `bf16`; lines and elements
-/// that are missing from the last tiles become zero.
+/// Packs lines, one block's tiles behind the other's, splitting each number into `parts` (1 to 3) of
+/// `bf16`; lines and elements that are missing from the last tiles become zero.
 ///
 /// # Safety
 /// The lines must be readable, `dst` must have room for the tiles, and the processor must have
@@ -107,69 +119,74 @@ pub unsafe fn pack(format: Format, parts: usize, x: Lines, dst: *mut u8) -> Exte
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pack_parts<const PARTS: usize>(format: Format, x: Lines, dst: *mut u8) -> Extent {
-    debug_assert!((1..=LINES).contains(&x.lines));
-    // The largest magnitude of each line: of line `i` in lane `i`, or anywhere in vector `i`.
-    let mut by_lane = _mm512_setzero_si512();
-    let mut by_line = [_mm512_setzero_si512(); LINES];
-    let mut dst = dst;
-    let mut at = 0;
-    while at < x.len {
-        let len = (x.len - at).min(STEP);
-        let from = x.ptr.wrapping_offset(at as isize * x.step);
-        // Whole tiles by constants, which unrolls all loops.
-        let whole = x.lines == LINES && len == STEP;
-        // SAFETY: these elements of the lines, and the step's tiles.
-        unsafe {
-            if !whole {
-                dst.write_bytes(0, PARTS * TILE);
-            }
-            let have = if x.line == 1 && x.step != 1 {
-                match whole {
-                    true => along::<PARTS>(from, x.step, LINES, STEP, &mut by_lane, dst),
-                    false => along::<PARTS>(from, x.step, x.lines, len, &mut by_lane, dst),
-                }
-                Format::Pairs
-            } else if x.step == 1 {
-                match whole {
-                    true => across::<PARTS>(from, x.line, LINES, STEP, &mut by_line, dst),
-                    false => across::<PARTS>(from, x.line, x.lines, len, &mut by_line, dst),
-                }
-                Format::Rows
-            } else {
-                let mut near = [0f32; LINES * STEP];
-                for i in 0..x.lines {
-                    let from = from.wrapping_offset(i as isize * x.line);
-                    collect(from, x.step, len, &mut near[i * STEP..]);
-                }
-                across::<PARTS>(near.as_ptr(), 32, x.lines, len, &mut by_line, dst);
-                Format::Rows
-            };
-            if have != format {
-                for p in 0..PARTS {
-                    turn(dst.add(p * TILE));
-                }
-            }
-            dst = dst.add(PARTS * TILE);
-        }
-        at += STEP;
-    }
+    debug_assert!((1..=2 * LINES).contains(&x.lines));
     let mut extent = Extent::default();
     let mut see = |most: u32| {
         if most > 0 {
             extent = extent.and(Extent { least: most, most });
         }
     };
-    if x.line == 1 && x.step != 1 {
-        let mut lanes = [0u32; LINES];
-        // SAFETY: 16 lanes.
-        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), by_lane) };
-        for most in lanes {
-            see(most);
+    let bytes = x.len.div_ceil(STEP) * PARTS * TILE;
+    let blocks = x.lines.div_ceil(LINES);
+    // SAFETY: passed on from the caller; blocks have their own lines and tiles.
+    unsafe {
+        if x.line == 1 && x.step != 1 {
+            // What lies side by side is read together: memory comes in pairs of 64 bytes.
+            let mut most = [_mm512_setzero_si512(); 2];
+            for at in (0..x.len).step_by(STEP) {
+                for b in 0..blocks {
+                    let (x, dst) = (x.block(b), dst.add(b * bytes + at / STEP * PARTS * TILE));
+                    let from = x.ptr.wrapping_offset(at as isize * x.step);
+                    let len = (x.len - at).min(STEP);
+                    // Whole tiles by constants, which unrolls all loops.
+                    if x.lines == LINES && len == STEP {
+                        along::<PARTS>(from, x.step, LINES, STEP, &mut most[b], dst);
+                    } else {
+                        dst.write_bytes(0, PARTS * TILE);
+                        along::<PARTS>(from, x.step, x.lines, len, &mut most[b], dst);
+                    }
+                    if format != Format::Pairs {
+                        (0..PARTS).for_each(|p| turn(dst.add(p * TILE)));
+                    }
+                }
+            }
+            for most in most {
+                let mut lanes = [0u32; LINES];
+                _mm512_storeu_si512(lanes.as_mut_ptr().cast(), most);
+                lanes.into_iter().for_each(&mut see);
+            }
+            return extent;
         }
-    } else {
-        by_line
-            .iter()
-            .for_each(|v| see(_mm512_reduce_max_epu32(*v)));
+        for b in 0..blocks {
+            let (x, dst) = (x.block(b), dst.add(b * bytes));
+            // The largest magnitudes of line `i` are in vector `i`.
+            let mut most = [_mm512_setzero_si512(); LINES];
+            for at in (0..x.len).step_by(STEP) {
+                let dst = dst.add(at / STEP * PARTS * TILE);
+                let mut from = x.ptr.wrapping_offset(at as isize * x.step);
+                let mut line = x.line;
+                let len = (x.len - at).min(STEP);
+                let mut near;
+                if x.step != 1 {
+                    near = [0f32; LINES * STEP];
+                    for i in 0..x.lines {
+                        let from = from.wrapping_offset(i as isize * x.line);
+                        collect(from, x.step, len, &mut near[i * STEP..]);
+                    }
+                    (from, line) = (near.as_ptr(), STEP as isize);
+                }
+                if x.lines == LINES && len == STEP {
+                    across::<PARTS>(from, line, LINES, STEP, &mut most, dst);
+                } else {
+                    dst.write_bytes(0, PARTS * TILE);
+                    across::<PARTS>(from, line, x.lines, len, &mut most, dst);
+                }
+                if format != Format::Rows {
+                    (0..PARTS).for_each(|p| turn(dst.add(p * TILE)));
+                }
+            }
+            most.iter().for_each(|v| see(_mm512_reduce_max_epu32(*v)));
+        }
     }
     extent
 }
@@ -269,6 +286,10 @@ unsafe fn across<const PARTS: usize>(
     }
 }
 
+/// Elements of the sums, ahead of those that are packed, that are asked for where each is in a place of its
+/// own: of 8, 16 and 32 what took least time, 0.87 to 0.93 of that without.
+const AHEAD: usize = 16;
+
 /// Lines that lie side by side: a row of the tile is two elements of every line.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -287,6 +308,9 @@ unsafe fn along<const PARTS: usize>(
             true => unsafe { _mm512_maskz_loadu_ps(mask, from.wrapping_offset(l as isize * step)) },
             false => _mm512_setzero_ps(),
         };
+        for l in [2 * r + AHEAD, 2 * r + AHEAD + 1] {
+            prefetch(from.wrapping_offset(l as isize * step).cast());
+        }
         let (mut a, mut b) = (element(2 * r), element(2 * r + 1));
         if PARTS > 1 {
             *most = _mm512_max_epu32(*most, _mm512_max_epu32(magnitude(a), magnitude(b)));

@@ -46,6 +46,8 @@ fn packed_parts_add_up_to_the_numbers() {
         (16, 47),
         (9, 16),
         (15, 17),
+        (32, 64),
+        (27, 40),
     ] {
         let x = numbers(3 * lines * len, 7);
         let (l, k) = (lines as isize, len as isize);
@@ -53,8 +55,9 @@ fn packed_parts_add_up_to_the_numbers() {
             for format in [Format::Rows, Format::Pairs] {
                 for parts in 1..=3 {
                     let steps = len.div_ceil(STEP);
-                    let mut packed = vec![0xFFFFu16; steps * parts * TILE / 2];
-                    let block = Lines {
+                    let block = steps * parts * TILE / 2;
+                    let mut packed = vec![0xFFFFu16; lines.div_ceil(LINES) * block];
+                    let all = Lines {
                         ptr: x.as_ptr(),
                         line,
                         step,
@@ -62,12 +65,13 @@ fn packed_parts_add_up_to_the_numbers() {
                         len,
                     };
                     // SAFETY: as many numbers as the strides reach; room for all tiles.
-                    let extent = unsafe { pack(format, parts, block, packed.as_mut_ptr().cast()) };
-                    let got = unpack(format, parts, steps, &packed);
+                    let extent = unsafe { pack(format, parts, all, packed.as_mut_ptr().cast()) };
+                    let unpack = |packed: &[u16]| unpack(format, parts, steps, packed);
+                    let got: Vec<_> = packed.chunks(block).map(unpack).collect();
                     let (mut least, mut most) = (f32::INFINITY, 0f32);
-                    for i in 0..LINES {
+                    for i in 0..got.len() * LINES {
                         let mut largest = 0f32;
-                        for (l, got) in got.iter().enumerate() {
+                        for (l, got) in got[i / LINES].iter().enumerate() {
                             let exists = i < lines && l < len;
                             let want = match exists {
                                 true => x[i * line as usize + l * step as usize],
@@ -75,8 +79,9 @@ fn packed_parts_add_up_to_the_numbers() {
                             };
                             largest = largest.max(want.abs());
                             let bound = want.abs() as f64 * [0.0, 4e-3, 1.6e-5, 0.0][parts];
-                            let error = (got[i] - want as f64).abs();
-                            assert!(error <= bound, "{want}: {} of {parts}", got[i]);
+                            let got = got[i % LINES];
+                            let error = (got - want as f64).abs();
+                            assert!(error <= bound, "{want}: {got} of {parts}");
                         }
                         if i < lines {
                             (least, most) = (least.min(largest), most.max(largest));
