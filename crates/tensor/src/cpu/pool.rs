@@ -1,8 +1,10 @@
 //! One thread pool for the process.
 //!
 //! [`run`] calls a function for every task number; the calling thread takes part and returns when
-//! all tasks are done. Which thread runs which task is left to chance, so whoever splits work must
-//! do so by the shape of the data alone: then no bit of a result depends on the number of threads.
+//! all tasks are done. A thread begins with its own share of the tasks, the first with the first, and
+//! then goes on with what others have left. So which thread runs which task is left to chance, and whoever
+//! splits work must do so by the shape of the data alone: then no bit of a result depends on the
+//! number of threads.
 //!
 //! Subnormal floats are flushed to zero (as inputs and as results) on every thread while it runs
 //! tasks, because they slow arithmetic down a hundredfold; see [`flush_denormals`].
@@ -23,6 +25,13 @@ const LONG_SPIN: Duration = Duration::from_millis(1);
 /// An upper bound on the number of threads, far beyond any sensible use.
 const MAX_THREADS: usize = 1024;
 
+/// Shares that a region's tasks are cut into at most.
+const SHARES: usize = 64;
+
+/// A value with a cache line of its own.
+#[repr(align(128))]
+struct Line<T>(T);
+
 /// A region's function with its type erased: `call(data, i)` runs task `i`.
 type Call = unsafe fn(*const (), usize);
 
@@ -35,6 +44,10 @@ struct Pool {
     call: AtomicPtr<()>,
     data: AtomicPtr<()>,
     tasks: AtomicUsize,
+    /// Into how many shares they are cut, and how many tasks of each have been taken. A thread begins with
+    /// its own share: what it wrote in the region before or updated the step before is in its cache.
+    shares: AtomicUsize,
+    taken: [Line<AtomicUsize>; SHARES],
     /// Tasks of the current region that have been finished.
     done: AtomicUsize,
     /// Held by the thread that has a region under way.
@@ -75,6 +88,8 @@ fn pool() -> &'static Pool {
             call: AtomicPtr::new(std::ptr::null_mut()),
             data: AtomicPtr::new(std::ptr::null_mut()),
             tasks: AtomicUsize::new(0),
+            shares: AtomicUsize::new(1),
+            taken: [const { Line(AtomicUsize::new(0)) }; SHARES],
             done: AtomicUsize::new(0),
             region: AtomicBool::new(false),
             active: AtomicUsize::new(threads.min(MAX_THREADS)),
@@ -168,6 +183,11 @@ impl Pool {
         self.data
             .store((f as *const F as *mut F).cast(), Ordering::Relaxed);
         self.tasks.store(tasks, Ordering::Relaxed);
+        let shares = threads.min(SHARES).min(tasks);
+        self.shares.store(shares, Ordering::Relaxed);
+        self.taken[..shares]
+            .iter()
+            .for_each(|taken| taken.0.store(0, Ordering::Relaxed));
         self.done.store(0, Ordering::Relaxed);
         let epoch = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         self.state
@@ -184,7 +204,7 @@ impl Pool {
             }
         }
 
-        self.work();
+        self.work(0);
         self.wait(tasks);
         let panicked = self.panicked.swap(false, Ordering::Relaxed);
         let panic = panicked.then(|| self.panic.lock().unwrap().take());
@@ -194,8 +214,22 @@ impl Pool {
         }
     }
 
+    /// Takes a task for thread `thread`, which has the right to one.
+    fn take(&self, thread: usize, tasks: usize) -> usize {
+        let shares = self.shares.load(Ordering::Relaxed);
+        let begin = |share: usize| share * tasks / shares;
+        // There are as many tasks as rights, and no share is refilled: one that is left lies ahead.
+        for share in (thread..).map(|i| i % shares) {
+            let i = begin(share) + self.taken[share].0.fetch_add(1, Ordering::Relaxed);
+            if i < begin(share + 1) {
+                return i;
+            }
+        }
+        unreachable!()
+    }
+
     /// Takes and runs tasks until none is left to take.
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         INSIDE.set(true);
         let mut finished = 0;
         let mut state = self.state.load(Ordering::Acquire);
@@ -211,7 +245,7 @@ impl Pool {
             ) {
                 Err(now) => state = now,
                 Ok(_) => {
-                    let i = tasks - (state as u32 as usize);
+                    let i = self.take(thread, tasks);
                     // SAFETY: `call` was stored from a `Call`; and it belongs, with `data`, to this
                     // region, since the exchange proves that a task was still to be taken, hence
                     // that nobody could have begun to write the next region's fields.
@@ -277,7 +311,7 @@ impl Pool {
         let wanted = || self.state.load(Ordering::Acquire) as u32 > 0;
         loop {
             if id + 1 < self.active.load(Ordering::Relaxed) {
-                self.work();
+                self.work(id + 1);
                 let patience = || match self.awake.load(Ordering::Relaxed) {
                     0 => SPIN,
                     _ => LONG_SPIN,
