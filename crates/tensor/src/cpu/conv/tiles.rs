@@ -10,6 +10,7 @@ use super::{ConvShape, Face, Ptr};
 use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::Scratch;
 use crate::cpu::pool;
+use crate::cpu::simd::prefetch;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use crate::cpu::{After, Runs};
 use std::arch::x86_64::*;
@@ -302,14 +303,24 @@ impl Job {
                             sums: near.0.as_mut_ptr(),
                             accumulate: false,
                         };
-                        unit::slide(&tiles, self.parts, Side::Second, p, s, &product);
                         let channels = (p * LINES).min(self.outs - block * LINES);
                         let y = y.add(block * LINES * self.result);
-                        for (v, pieces) in pieces.iter().enumerate() {
-                            for piece in pieces.iter().filter(|p| (p.image as usize) < images) {
-                                let y = y.add(
-                                    piece.image as usize * self.s.groups * self.outs * self.result,
-                                );
+                        let image = |piece: &Piece| {
+                            y.add(piece.image as usize * self.s.groups * self.outs * self.result)
+                        };
+                        let pieces =
+                            pieces.map(|all| all.iter().filter(|p| (p.image as usize) < images));
+                        // Memory of the output comes while the unit is at work.
+                        for piece in pieces.iter().cloned().flatten() {
+                            let y = image(piece).wrapping_add(piece.to as usize);
+                            for c in 0..channels {
+                                prefetch(y.wrapping_add(c * self.result).cast());
+                            }
+                        }
+                        unit::slide(&tiles, self.parts, Side::Second, p, s, &product);
+                        for (v, pieces) in pieces.into_iter().enumerate() {
+                            for piece in pieces {
+                                let y = image(piece);
                                 let sums = near.0.as_ptr().add(v * LINES * LANES);
                                 match (self.plan.dense, piece.mask) {
                                     (true, 0xFFFF) => {
