@@ -7,6 +7,7 @@
 use super::interp::uniform;
 use super::math;
 use super::matmul::{Block, Matrix, Right, Scratch};
+use super::own::Own;
 use super::pool;
 use super::reduce::kernel::tree;
 use super::rows::{RowFloat, sum2};
@@ -380,8 +381,8 @@ pub unsafe fn forward<T: Block + RowFloat>(a: &Attention, x: &Inputs<T>, out: *m
     let out = Out(out);
     pool::run_chunks(heads * parts, TASK.div_ceil(work.max(1)), |range| {
         let tile = QUERIES * a.stride();
-        let scratch = Scratch::<T>::new((1 + a.dropped.is_some() as usize) * tile);
-        let queries = Scratch::<T>::new(QUERIES * a.size);
+        let scratch = Own::<T>::new((1 + a.dropped.is_some() as usize) * tile);
+        let queries = Own::<T>::new(QUERIES * a.size);
         let tiles = [0, 1].map(|i| scratch.ptr().wrapping_add(i * tile));
         for i in range {
             let some = blocks_of(i % parts, per_part, blocks);
@@ -495,8 +496,8 @@ pub unsafe fn backward<T: Block + RowFloat>(
     let work = per_part * QUERIES.min(a.queries) * a.keys * (3 * a.size + 2 * a.width);
     pool::run_chunks(units * parts, TASK.div_ceil(work.max(1)), |range| {
         let tile = QUERIES * a.stride();
-        let scratch = Scratch::<T>::new((2 + a.dropped.is_some() as usize) * tile);
-        let queries = Scratch::<T>::new(QUERIES * a.size);
+        let scratch = Own::<T>::new((2 + a.dropped.is_some() as usize) * tile);
+        let queries = Own::<T>::new(QUERIES * a.size);
         for i in range {
             let (unit, part) = (i / parts, i % parts);
             let (batch, group) = (unit / a.groups, unit % a.groups);

@@ -12,6 +12,7 @@ pub mod index;
 pub mod interp;
 pub mod math;
 pub mod matmul;
+mod own;
 pub mod pool;
 pub mod pool2d;
 pub mod reduce;

@@ -7,7 +7,7 @@
 use super::columns::{SLACK, Walk};
 use super::{ConvShape, Ptr};
 use crate::cpu::After;
-use crate::cpu::matmul::Scratch;
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use std::arch::x86_64::*;
 
@@ -51,7 +51,7 @@ impl Job {
         pool::run_chunks(s.groups, some, |groups| {
             let (x, dy, dw) = (&x, &dy, &dw);
             let len = walk.padded_len();
-            let padded = Scratch::<f32>::new(len + LANES * walk.stride[1] + SLACK);
+            let padded = Own::<f32>::new(len + LANES * walk.stride[1] + SLACK);
             let mut sums = vec![[0f32; LANES]; outs * taps];
             for group in groups.clone() {
                 sums.fill([0.0; LANES]);

@@ -10,6 +10,7 @@ use super::{ConvShape, Ptr};
 use crate::Element;
 use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::{ImageTile, Kernels, Scratch, WeightTile};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::{After, Runs};
 
@@ -130,8 +131,8 @@ pub unsafe fn correlate<T: Element>(
     let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.0.ptr()));
     pool::run_chunks(units * cuts, joined, |tasks| {
         let (x, y, weights) = (&x, &y, &weights);
-        let padded = Scratch::<T>::new(padded_len);
-        let done = Scratch::<T>::new(rows * ow * width);
+        let padded = Own::<T>::new(padded_len);
+        let done = Own::<T>::new(rows * ow * width);
         for task in tasks.clone() {
             let (unit, piece) = (task / cuts, task % cuts);
             let y0 = piece % row_cuts * cut;

@@ -6,6 +6,7 @@ use super::{ConvShape, Face, Ptr};
 use super::{direct, planes};
 use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::{Block, Left, Matrix, Scratch};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::{After, Runs};
 use crate::precision::Precision;
@@ -244,8 +245,8 @@ pub unsafe fn correlate<T: Block>(
     let (x, y) = (Ptr(x.cast_mut()), Ptr(y));
     pool::run_chunks(units * cuts * row_cuts, joined, |tasks| {
         let (x, y) = (&x, &y);
-        let padded = Scratch::<T>::new(padded_len);
-        let columns = Scratch::<T>::new(at_once.min(cut) * k * width + SLACK);
+        let padded = Own::<T>::new(padded_len);
+        let columns = Own::<T>::new(at_once.min(cut) * k * width + SLACK);
         for task in tasks.clone() {
             let (unit, piece) = (task / (cuts * row_cuts), task % (cuts * row_cuts));
             let (from, o) = (piece % cuts * cut, piece / cuts * rows);
@@ -313,8 +314,8 @@ unsafe fn input_grad<T: Block>(
         let (dy, dx) = (&dy, &dx);
         let (unit, c) = (task / cuts, task % cuts * some);
         let channels = some.min(ins - c);
-        let columns = Scratch::<T>::new(channels * taps * positions);
-        let grads = Scratch::<T>::new(panels * outs * width);
+        let columns = Own::<T>::new(channels * taps * positions);
+        let grads = Own::<T>::new(panels * outs * width);
         let start = (unit * ins + c) * image;
         // SAFETY: the unit's gradient, and the channels of `dx` that only this task writes; scratch of
         // the sizes needed.
@@ -390,8 +391,8 @@ unsafe fn weight_grad<T: Block>(
         #[cfg(target_arch = "x86_64")]
         if let Some(set) = direct {
             let sums = direct::WeightSums::new(set, walk, channels, outs);
-            let padded = Scratch::<T>::new(channels * walk.padded_len());
-            let grads = Scratch::<T>::new(positions * stride);
+            let padded = Own::<T>::new(channels * walk.padded_len());
+            let grads = Own::<T>::new(positions * stride);
             for n in images.clone() {
                 let unit = n * s.groups + group;
                 // SAFETY: channels of image `n`, and its output's gradient; scratch of the sizes
@@ -406,16 +407,16 @@ unsafe fn weight_grad<T: Block>(
             return;
         }
         let in_place = walk.is_pointwise();
-        let padded = Scratch::<T>::new(if in_place { 0 } else { padded_len });
-        let columns = Scratch::<T>::new(step * taps * positions + SLACK);
+        let padded = Own::<T>::new(if in_place { 0 } else { padded_len });
+        let columns = Own::<T>::new(step * taps * positions + SLACK);
         let beside =
-            |rows: usize| Scratch::<T>::new(rows * if joined > 1 { joined * positions } else { 0 });
+            |rows: usize| Own::<T>::new(rows * if joined > 1 { joined * positions } else { 0 });
         let (all_columns, all_grads) = (beside(step * taps), beside(outs));
         for first_image in images.clone().step_by(joined) {
             let count = joined.min(images.end - first_image);
             let len = count * positions;
             // Puts an image's rows beside those of the others.
-            let join = |from: *const T, rows: usize, i: usize, to: &Scratch<T>| {
+            let join = |from: *const T, rows: usize, i: usize, to: &Own<T>| {
                 for r in 0..rows {
                     // SAFETY: row `r` of an image, and its part of the joined rows.
                     unsafe {

@@ -9,6 +9,7 @@ use super::direct::{offsets, some_rows};
 use super::faces::Correlation;
 use crate::Element;
 use crate::cpu::matmul::{Kernels, PlaneTile, Run, Scratch};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::{After, Runs};
 
@@ -65,7 +66,7 @@ pub unsafe fn correlate<T: Element>(
     let (x, y, weights) = (Ptr(x.cast_mut()), Ptr(y), Ptr(packed.ptr()));
     pool::run_chunks(units * cuts, joined, |tasks| {
         let (x, y, weights) = (&x, &y, &weights);
-        let padded = Scratch::<T>::new(padded_len);
+        let padded = Own::<T>::new(padded_len);
         // All tasks of one call have the same rows: either there is one, or each is a whole unit.
         let y0 = tasks.start % cuts * cut;
         let y1 = oh.min(y0 + cut);

@@ -8,6 +8,7 @@ use super::lines::{Axis, LANES, Plan, Sizes};
 use super::{ConvShape, Ptr};
 use crate::cpu::After;
 use crate::cpu::matmul::{Scratch, transpose_registers};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
 use std::arch::x86_64::*;
@@ -197,8 +198,8 @@ impl Job {
             let c = first * 2 * LINES;
             let channels = (pairs * 2 * LINES).min(ins - c);
             let bytes = plan.target(std::ptr::null_mut(), parts, line, 2).block;
-            let lines = Scratch::<u8>::new(channels.div_ceil(LINES) * bytes);
-            let own = Scratch::<u8>::new(if shared { 0 } else { group_bytes });
+            let lines = Own::<u8>::new(channels.div_ceil(LINES) * bytes);
+            let own = Own::<u8>::new(if shared { 0 } else { group_bytes });
             let target = plan.target(lines.ptr(), parts, line, 2);
             let mut sizes = Sizes::new(channels);
             let mut extents = [Extent::default(); 2];

@@ -9,6 +9,7 @@ use super::lines::{Axis, LANES, Phase, Piece, Plan, Sizes, Target};
 use super::{ConvShape, Face, Ptr};
 use crate::cpu::constant::{Constant, prepared};
 use crate::cpu::matmul::Scratch;
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::simd::prefetch;
 use crate::cpu::unit::{self, Extent, Format, LINES, Lines, STEP, Side, Sliding, TILE, Tiles};
@@ -420,7 +421,7 @@ impl Job {
             let images = plan.images.min(s.batch - n);
             let strips = piece * cut..strips.min((piece + 1) * cut);
             let size = plan.target(std::ptr::null_mut(), self.parts, line, 4).block;
-            let lines = Scratch::<u8>::new(steps * size);
+            let lines = Own::<u8>::new(steps * size);
             let to = plan.target(lines.ptr(), self.parts, line, 4);
             let first = (n * s.groups + group) * self.outs * self.result;
             // SAFETY: the images and the results of this task; scratch of the sizes needed.

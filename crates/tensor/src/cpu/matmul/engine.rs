@@ -10,6 +10,7 @@ use super::few::{self, ByDots};
 use super::kernels::{Kernel, Kernels, Lanes, Tile};
 use super::tile_rows::TileRows;
 use super::{Matrix, Scratch};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::{After, Runs};
 use crate::simd_dispatch;
@@ -260,7 +261,7 @@ impl<T: Float> Job<T> {
             true => TileRows::of_height(rows.clone(), self.height()),
             false => TileRows::shared_out(rows.clone(), self.tiles(self.vectors, by_row).len()),
         };
-        let scratch = pack_a.then(|| Scratch::<T>::new(rows.len() * self.chunk));
+        let scratch = pack_a.then(|| Own::<T>::new(rows.len() * self.chunk));
         let width = self.width();
 
         let mut l = 0;
@@ -561,7 +562,7 @@ pub unsafe fn block<T: Float>(
             .as_ref()
             .map_or(std::ptr::null(), |s| s.ptr().cast_const());
         if job.swap {
-            let turned = Scratch::<T>::new(job.p * job.q);
+            let turned = Own::<T>::new(job.p * job.q);
             let q = job.q as isize;
             job.compute(
                 0..job.p,

@@ -9,6 +9,7 @@ use super::float::Block;
 use super::kernels::avx512;
 use super::{Matrix, Scratch};
 use crate::cpu::constant::{self, Constant};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::simd::prefetch;
 use crate::cpu::unit::{
@@ -401,7 +402,7 @@ impl Job {
     ) -> Extent {
         let chunk = self.chunk(at.len());
         let ready = !split.is_null();
-        let scratch = Scratch::<u8>::new(if ready {
+        let scratch = Own::<u8>::new(if ready {
             0
         } else {
             blocks.len() * self.bytes(chunk)
@@ -413,7 +414,7 @@ impl Job {
             _ => chunk / STEP,
         };
         // Two by two tiles of the output for each pair of the task's blocks.
-        let sums = Scratch::<Sums>::new(blocks.len().div_ceil(2));
+        let sums = Own::<Sums>::new(blocks.len().div_ceil(2));
         let mut extent = Extent::default();
         // SAFETY: there is a unit, or nobody would have called; the rest is passed on.
         unsafe {
@@ -591,7 +592,7 @@ pub unsafe fn block(
 ) {
     let job = Job::plan(m, n, k, a, b, Precision::Medium);
     let (blocks, bytes) = (job.shared.blocks(), job.bytes(k));
-    let packed = Scratch::<u8>::new(blocks * bytes);
+    let packed = Own::<u8>::new(blocks * bytes);
     for block in (0..blocks).step_by(2) {
         // SAFETY: passed on from the caller; each pair has its own place.
         unsafe {
@@ -674,7 +675,7 @@ impl PackedRight {
         const WIDTH: usize = 4 * LINES;
         #[repr(align(64))]
         struct Near([f32; LINES * WIDTH]);
-        let own = Scratch::<u8>::new(tiles_bytes(k, self.parts));
+        let own = Own::<u8>::new(tiles_bytes(k, self.parts));
         let steps = k.div_ceil(STEP);
         let columns = n.div_ceil(LINES);
         let mut near = Near([0f32; LINES * WIDTH]);

@@ -8,6 +8,7 @@ use crate::cpu::conv::direct::some_rows;
 use crate::cpu::conv::faces::{self, Correlation};
 use crate::cpu::conv::{ConvShape, Ptr};
 use crate::cpu::matmul::{Kernels, Scratch, Tile};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use crate::cpu::{After, Runs};
 use smallvec::{SmallVec, smallvec};
@@ -114,7 +115,7 @@ impl Job {
                 let o = panel * width;
                 let lines = width.min(outs - o);
                 let some = BESIDE.min(ins);
-                let near = Scratch::<f32>::new(some * TAPS * width);
+                let near = Own::<f32>::new(some * TAPS * width);
                 let mut sizes: SmallVec<[f32; TAPS * 32]> = smallvec![0.0; TAPS * width];
                 for c in (0..ins).step_by(some) {
                     let some = some.min(ins - c);
@@ -194,9 +195,9 @@ impl Job {
             let (group, first) = (unit / by_rows, unit % by_rows * self.rows);
             let rows = first..all.min(first + self.rows);
             let count = rows.len() * tiles.cols;
-            let pixels = Scratch::<f32>::new(lines * line * ins.max(beside * width));
-            let inputs = Scratch::<f32>::new(POINTS * block(ins));
-            let sums = Scratch::<f32>::new(POINTS * block(beside * width));
+            let pixels = Own::<f32>::new(lines * line * ins.max(beside * width));
+            let inputs = Own::<f32>::new(POINTS * block(ins));
+            let sums = Own::<f32>::new(POINTS * block(beside * width));
             let near = |rows: &Range<usize>, width| {
                 // SAFETY: there is room for so many rows.
                 unsafe { Pixels::new(pixels.ptr(), width, [rows.len(), tiles.cols]) }
@@ -352,7 +353,7 @@ impl Job {
             walk: some_rows(&self.c.walk, lines.start, lines.end),
             ..self.c
         };
-        let whole = Scratch::<f32>::new(channels.len() * lines.len() * row);
+        let whole = Own::<f32>::new(channels.len() * lines.len() * row);
         // SAFETY: passed on from the caller.
         unsafe {
             let turned =

@@ -5,6 +5,7 @@ use super::{POINTS, TILE, Tiles, kernels, positions};
 use crate::cpu::After;
 use crate::cpu::conv::{ConvShape, Ptr, faces};
 use crate::cpu::matmul::{Kernels, Scratch, Tile};
+use crate::cpu::own::Own;
 use crate::cpu::pool;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -109,9 +110,9 @@ impl Job {
             let (i, group) = (i / s.groups, i % s.groups);
             let o = cut * self.outs;
             let some = self.outs.min(outs - o);
-            let pixels = Scratch::<f32>::new(lines * line * ins.max(some));
-            let inputs = Scratch::<f32>::new(POINTS * block(ins));
-            let grads = Scratch::<f32>::new(POINTS * block(some));
+            let pixels = Own::<f32>::new(lines * line * ins.max(some));
+            let inputs = Own::<f32>::new(POINTS * block(ins));
+            let grads = Own::<f32>::new(POINTS * block(some));
             // SAFETY: there is room for all tiles that are added at once.
             let (inputs, grads) = unsafe {
                 let inputs = Points::new(inputs.ptr(), block(ins), ins);
