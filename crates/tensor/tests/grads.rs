@@ -486,6 +486,7 @@ fn long_attention_drops_what_its_definition_drops() {
         (600, 600, true, 0.4),
         (150, 100, true, 0.4),
         (150, 40, true, 0.0),
+        (70, 100, true, 0.4),
     ] {
         let shapes = [
             [2, 4, queries, 8],
@@ -519,8 +520,8 @@ fn long_attention_drops_what_its_definition_drops() {
 /// With products of `bf16` the result and all gradients are near those of `f32`.
 #[test]
 fn attention_at_medium_precision_is_near() {
-    for keys in [600, 100] {
-        attention_at_medium_is_near(150, keys);
+    for (queries, keys) in [(150, 600), (150, 100), (70, 100)] {
+        attention_at_medium_is_near(queries, keys);
     }
 }
 

@@ -19,14 +19,15 @@ use std::ops::Range;
 
 /// Queries of a block, at most.
 const QUERIES: usize = 64;
-/// Queries of a block of causal attention to so few keys that the scores which nobody sees weigh more than
-/// smaller products: 64 by 64 takes 0.83 of the time, 256 by 256 up to 1.06.
+/// The same of causal attention to few keys, where scores that nobody sees weigh more than smaller products:
+/// with 64 keys it takes 0.83 of the time, with 256 up to 1.06. (Between the two is a guess.)
 const FEW_QUERIES: usize = 32;
+/// How many keys are few.
 const FEW_KEYS: usize = 128;
 /// Keys of a block: with the queries, half of a second-level cache. Blocks of keys begin where blocks of
 /// queries do, and what queries see of them ends at whole steps of the matrix unit, or where all keys do.
 const KEYS: usize = 512;
-const _: () = assert!(KEYS.is_multiple_of(QUERIES));
+const _: () = assert!(KEYS.is_multiple_of(QUERIES) && FEW_QUERIES <= QUERIES && FEW_KEYS <= KEYS);
 const _: () = assert!(QUERIES.is_multiple_of(32) && FEW_QUERIES.is_multiple_of(32));
 /// The least number of multiply-adds for a task of its own.
 const TASK: usize = 200_000;

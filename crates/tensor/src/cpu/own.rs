@@ -4,7 +4,8 @@
 use super::storage::{ALIGN, Storage};
 use std::cell::{Cell, OnceCell};
 
-/// What a thread keeps for its tasks: as much as a second-level cache holds.
+/// What a thread keeps for its tasks until it ends, not counting as idle memory: as much as a second-level cache
+/// holds.
 const KEPT: usize = 2 << 20;
 
 /// A thread's memory. Pieces are cut off one behind the other.
@@ -26,15 +27,16 @@ thread_local! {
     };
 }
 
-/// Uninitialised room for some `T`, which one thread alone uses (and no other can: a pointer is not `Send`).
+/// Uninitialised room for some `T`, made and dropped by one thread. (Others may use it in between, if
+/// that thread waits for them.)
 pub struct Own<T> {
     ptr: *mut T,
-    from: From,
+    of: Of,
 }
 
-enum From {
-    /// A piece of the thread's memory, of so many bytes.
-    Kept(usize),
+enum Of {
+    /// A piece of the thread's memory: where it begins and ends.
+    Kept { at: usize, end: usize },
     /// A block that holds what the thread's memory has no room for.
     Other { _block: Storage },
 }
@@ -43,24 +45,22 @@ impl<T: Copy> Own<T> {
     pub fn new(len: usize) -> Self {
         const { assert!(align_of::<T>() <= ALIGN) };
         let bytes = (len * size_of::<T>()).next_multiple_of(ALIGN);
-        let kept = KEPT_BLOCK.with(|kept| {
+        let piece = KEPT_BLOCK.with(|kept| {
             let at = kept.used.get();
-            (bytes <= KEPT - at).then(|| {
-                kept.used.set(at + bytes);
+            (bytes > 0 && bytes <= KEPT - at).then(|| {
+                let end = at + bytes;
+                kept.used.set(end);
                 kept.pieces.set(kept.pieces.get() + 1);
                 let block = kept.block.get_or_init(|| Storage::alloc(KEPT));
-                block.as_ptr().wrapping_add(at)
+                (block.as_ptr().wrapping_add(at), Of::Kept { at, end })
             })
         });
-        let (ptr, from) = match kept {
-            Some(ptr) => (ptr, From::Kept(bytes)),
-            None => {
-                let block = Storage::scratch(bytes);
-                (block.as_ptr(), From::Other { _block: block })
-            }
-        };
+        let (ptr, of) = piece.unwrap_or_else(|| {
+            let block = Storage::scratch(bytes);
+            (block.as_ptr(), Of::Other { _block: block })
+        });
         let ptr = ptr.cast();
-        Own { ptr, from }
+        Own { ptr, of }
     }
 
     pub fn ptr(&self) -> *mut T {
@@ -70,15 +70,15 @@ impl<T: Copy> Own<T> {
 
 impl<T> Drop for Own<T> {
     fn drop(&mut self) {
-        let From::Kept(bytes) = self.from else { return };
+        let Of::Kept { at, end } = self.of else {
+            return;
+        };
         KEPT_BLOCK.with(|kept| {
             kept.pieces.set(kept.pieces.get() - 1);
-            let start = kept.block.get().map_or(0, |block| block.as_ptr() as usize);
-            let at = self.ptr as usize - start;
             // Pieces may end in any order; one below another waits until there is none.
             if kept.pieces.get() == 0 {
                 kept.used.set(0);
-            } else if at + bytes == kept.used.get() {
+            } else if end == kept.used.get() {
                 kept.used.set(at);
             }
         });
@@ -125,10 +125,20 @@ mod tests {
         }
         drop(large);
         assert_eq!(used(), 2 * ALIGN);
-        assert_eq!(
-            Own::<u8>::new(0).ptr() as usize,
-            small.ptr() as usize + 2 * ALIGN
-        );
+        let nothing = Own::<u8>::new(0);
+        drop(small);
+        assert_eq!(used(), 0);
+        drop(nothing);
+    }
+
+    #[test]
+    fn a_panic_gives_pieces_back() {
+        let broken = || {
+            let _pieces = (Own::<u8>::new(10), Own::<u8>::new(3000));
+            panic!("on purpose");
+        };
+        assert!(std::panic::catch_unwind(broken).is_err());
+        assert_eq!(used(), 0);
     }
 
     #[test]

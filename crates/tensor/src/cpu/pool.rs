@@ -25,12 +25,12 @@ const LONG_SPIN: Duration = Duration::from_millis(1);
 /// An upper bound on the number of threads, far beyond any sensible use.
 const MAX_THREADS: usize = 1024;
 
-/// Shares that a region's tasks are cut into at most.
+/// Shares that a region's tasks are cut into at most; with more threads some have one in common.
 const SHARES: usize = 64;
 
-/// A value with a cache line of its own.
+/// A value that shares no cache line with others, nor the pair of lines that some processors fetch.
 #[repr(align(128))]
-struct Line<T>(T);
+struct Apart<T>(T);
 
 /// A region's function with its type erased: `call(data, i)` runs task `i`.
 type Call = unsafe fn(*const (), usize);
@@ -47,7 +47,7 @@ struct Pool {
     /// Into how many shares they are cut, and how many tasks of each have been taken. A thread begins with
     /// its own share: what it wrote in the region before or updated the step before is in its cache.
     shares: AtomicUsize,
-    taken: [Line<AtomicUsize>; SHARES],
+    taken: [Apart<AtomicUsize>; SHARES],
     /// Tasks of the current region that have been finished.
     done: AtomicUsize,
     /// Held by the thread that has a region under way.
@@ -89,7 +89,7 @@ fn pool() -> &'static Pool {
             data: AtomicPtr::new(std::ptr::null_mut()),
             tasks: AtomicUsize::new(0),
             shares: AtomicUsize::new(1),
-            taken: [const { Line(AtomicUsize::new(0)) }; SHARES],
+            taken: [const { Apart(AtomicUsize::new(0)) }; SHARES],
             done: AtomicUsize::new(0),
             region: AtomicBool::new(false),
             active: AtomicUsize::new(threads.min(MAX_THREADS)),
@@ -219,10 +219,15 @@ impl Pool {
         let shares = self.shares.load(Ordering::Relaxed);
         let begin = |share: usize| share * tasks / shares;
         // There are as many tasks as rights, and no share is refilled: one that is left lies ahead.
-        for share in (thread..).map(|i| i % shares) {
-            let i = begin(share) + self.taken[share].0.fetch_add(1, Ordering::Relaxed);
-            if i < begin(share + 1) {
-                return i;
+        for share in (thread..thread + shares).map(|i| i % shares) {
+            let (begin, end) = (begin(share), begin(share + 1));
+            let taken = &self.taken[share].0;
+            // To look is cheaper than to take where there is nothing left.
+            if begin + taken.load(Ordering::Relaxed) < end {
+                let i = begin + taken.fetch_add(1, Ordering::Relaxed);
+                if i < end {
+                    return i;
+                }
             }
         }
         unreachable!()
@@ -447,6 +452,28 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// The first task lasts until all others are done.
+    #[test]
+    fn shares_of_busy_threads_are_taken_over() {
+        for tasks in [2, 3, 7, 100] {
+            let done = AtomicU32::new(0);
+            run(tasks, |i| {
+                let others = tasks as u32 - 1;
+                let waits = i == 0 && threads() > 1;
+                let since = Instant::now();
+                while waits && done.load(Ordering::Relaxed) < others {
+                    // While another test holds the pool this thread is alone.
+                    if since.elapsed() > Duration::from_millis(20) {
+                        break;
+                    }
+                    std::hint::spin_loop();
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(done.load(Ordering::Relaxed), tasks as u32);
+        }
     }
 
     #[test]

@@ -123,14 +123,22 @@ impl Side {
         (self.blocks() - block).min(2)
     }
 
-    /// Packs elements `at` of block `block` and the [pair](Self::pair)'s other, one behind the other.
-    unsafe fn pack(&self, parts: usize, block: usize, at: Range<usize>, dst: *mut u8) -> Extent {
+    /// Packs elements `at` of `count` blocks (one or two) from `block` on, one behind the other, as far as there are
+    /// any.
+    unsafe fn pack(
+        &self,
+        parts: usize,
+        block: usize,
+        count: usize,
+        at: Range<usize>,
+        dst: *mut u8,
+    ) -> Extent {
         let first = (block * LINES) as isize * self.line + at.start as isize * self.step;
         let lines = Lines {
             ptr: self.ptr.wrapping_offset(first),
             line: self.line,
             step: self.step,
-            lines: WIDTH.min(self.lines - block * LINES),
+            lines: (count * LINES).min(self.lines - block * LINES),
             len: at.len(),
         };
         // SAFETY: these elements of the operand; the caller has room for the tiles.
@@ -143,7 +151,7 @@ impl Side {
         let bytes = self.blocks() * tiles_bytes(k, parts);
         let pack = || {
             let tiles = Scratch::<u8>::of_form(bytes, self.constant);
-            let mut extents = vec![Extent::default(); self.blocks().div_ceil(2)];
+            let mut extents = vec![Extent::default(); self.blocks()];
             for from in (0..k).step_by(SUPER) {
                 let at = from..k.min(from + SUPER);
                 let dst = tiles
@@ -167,16 +175,23 @@ impl Side {
     /// Packs elements `at` of all blocks, one behind the other, on all threads.
     unsafe fn pack_all(&self, parts: usize, at: &Range<usize>, dst: *mut u8) -> Vec<Extent> {
         let bytes = tiles_bytes(at.len(), parts);
-        let pairs = self.blocks().div_ceil(2);
-        let mut extents = vec![Extent::default(); pairs];
+        let mut extents = vec![Extent::default(); self.blocks()];
         let (dst, seen) = (Out(dst), Out(extents.as_mut_ptr()));
-        let some = (SERIAL / 8 / (WIDTH * at.len())).max(1);
-        pool::run_chunks(pairs, some, |range| {
-            for pair in range {
-                // SAFETY: each pair is packed to its own place by one task.
+        // Pairs are for lines that lie side by side, if there are enough for all threads.
+        let each = if self.line == 1 && self.blocks() >= 8 {
+            2
+        } else {
+            1
+        };
+        let some = (SERIAL / 8 / (each * LINES * at.len())).max(1);
+        pool::run_chunks(self.blocks().div_ceil(each), some, |range| {
+            for i in range {
+                let block = i * each;
+                // SAFETY: each block is packed to its own place by one task.
                 unsafe {
-                    let dst = dst.get().add(2 * pair * bytes);
-                    *seen.get().add(pair) = self.pack(parts, 2 * pair, at.clone(), dst);
+                    let dst = dst.get().add(block * bytes);
+                    // Of a pair, for both.
+                    *seen.get().add(block) = self.pack(parts, block, each, at.clone(), dst);
                 }
             }
         });
@@ -187,7 +202,7 @@ impl Side {
 /// A packed side.
 struct Prepared {
     tiles: Scratch<u8>,
-    /// Of each pair of blocks.
+    /// Of each block, or of two together.
     extents: Vec<Extent>,
 }
 
@@ -365,10 +380,7 @@ impl Job {
                     let extent = self.task(&range, &at, packed, out.get(), c_row, false);
                     let seen = seen.get().add(task);
                     *seen = match kept_split {
-                        Some(kept) => {
-                            let pairs = range.start / 2..range.end.div_ceil(2);
-                            Extent::together(&kept.extents[pairs])
-                        }
+                        Some(kept) => Extent::together(&kept.extents[range.clone()]),
                         None => (*seen).and(extent),
                     };
                     if !last {
@@ -400,6 +412,9 @@ impl Job {
         c_row: usize,
         accumulate: bool,
     ) -> Extent {
+        // Pairs are packed together, and do not reach into another task.
+        debug_assert!(blocks.start % 2 == 0);
+        debug_assert!(blocks.len() % 2 == 0 || blocks.end == self.split.blocks());
         let chunk = self.chunk(at.len());
         let ready = !split.is_null();
         let scratch = Own::<u8>::new(if ready {
@@ -431,7 +446,8 @@ impl Job {
                     let bytes = share;
                     for (i, block) in blocks.clone().enumerate().step_by(2) {
                         let dst = scratch.ptr().add(i * bytes);
-                        extent = extent.and(self.split.pack(self.parts, block, some.clone(), dst));
+                        extent =
+                            extent.and(self.split.pack(self.parts, block, 2, some.clone(), dst));
                     }
                     (scratch.ptr().cast_const(), bytes)
                 };
@@ -473,7 +489,9 @@ impl Job {
                                 for i in 0..WIDTH.min(self.m - place.0) {
                                     let row = to.wrapping_add(i * c_row);
                                     prefetch(row.cast());
-                                    prefetch(row.wrapping_add(LINES).cast());
+                                    if self.n - place.1 > LINES {
+                                        prefetch(row.wrapping_add(LINES).cast());
+                                    }
                                 }
                             }
                             let mut counts = [self.split.pair(t), self.shared.pair(s)];
@@ -597,7 +615,7 @@ pub unsafe fn block(
         // SAFETY: passed on from the caller; each pair has its own place.
         unsafe {
             let to = packed.ptr().add(block * bytes);
-            job.shared.pack(job.parts, block, 0..k, to);
+            job.shared.pack(job.parts, block, 2, 0..k, to);
         }
     }
     let all = 0..job.split.blocks();
@@ -696,7 +714,7 @@ impl PackedRight {
             };
             // SAFETY: the rows of the operand and of the output; there is a unit.
             unsafe {
-                let extent = row_side.pack(self.parts, 0, 0..k, own.ptr());
+                let extent = row_side.pack(self.parts, 0, 1, 0..k, own.ptr());
                 if self.parts > 1 && !extent.suits(self.extent, k) {
                     f32::block(some, n, k, a, self.b, c, c_row, accumulate);
                     continue;

@@ -48,6 +48,7 @@ fn packed_parts_add_up_to_the_numbers() {
         (15, 17),
         (32, 64),
         (27, 40),
+        (17, 65),
     ] {
         let x = numbers(3 * lines * len, 7);
         let (l, k) = (lines as isize, len as isize);
