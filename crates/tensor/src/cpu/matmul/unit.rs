@@ -413,8 +413,8 @@ impl Job {
         accumulate: bool,
     ) -> Extent {
         // Pairs are packed together, and do not reach into another task.
-        debug_assert!(blocks.start % 2 == 0);
-        debug_assert!(blocks.len() % 2 == 0 || blocks.end == self.split.blocks());
+        debug_assert!(blocks.start.is_multiple_of(2));
+        debug_assert!(blocks.len().is_multiple_of(2) || blocks.end == self.split.blocks());
         let chunk = self.chunk(at.len());
         let ready = !split.is_null();
         let scratch = Own::<u8>::new(if ready {
