@@ -19,13 +19,13 @@ mod random;
 
 pub use random::{philox, uniform};
 
+use super::own::Own;
 use super::{Runs, pool, simd};
 use crate::tape::{Binary, Instr, Key, Reg, Scalar, Slots, Tape, Unary};
 use crate::{DType, Layout, with_dtype};
 use kernels::Kernel;
 use load::Walk;
 use smallvec::SmallVec;
-use std::cell::Cell;
 use std::ops::Range;
 
 /// A compiled tape.
@@ -234,8 +234,8 @@ impl Program {
         let numel = self.numel;
         assert!(runs.end() <= numel, "{runs:?} of {numel} indices");
         let _flush = pool::flush_denormals();
-        let mut scratch = Scratch::take(self.scratch);
-        let base = scratch.as_ptr();
+        let scratch = Own::<u8>::new(self.scratch);
+        let base = scratch.ptr();
         // Where each value is in the current block, and by how much some move on.
         let mut at: SmallVec<[*mut u8; 48]> = SmallVec::with_capacity(self.values.len());
         let mut moving: SmallVec<[(u16, usize); 16]> = SmallVec::new();
@@ -417,38 +417,6 @@ unsafe fn write_scalar(s: Scalar, dtype: DType, d: *mut u8) {
             DType::BF16 => *d.cast::<f32>() = s.to::<half::bf16>().to_f32(),
             other => with_dtype!(other, T => *d.cast::<T>() = s.to::<T>()),
         }
-    }
-}
-
-/// The memory that blocks live in, kept by each thread from run to run.
-struct Scratch(Vec<Line>);
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-thread_local! {
-    static SPARE: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
-impl Scratch {
-    fn take(bytes: usize) -> Scratch {
-        // A run inside another one's `for_each_block` finds nothing spare, and allocates.
-        let mut lines = SPARE.take();
-        if lines.len() * 64 < bytes {
-            lines.resize(bytes.div_ceil(64), Line([0; 64]));
-        }
-        Scratch(lines)
-    }
-
-    fn as_ptr(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr().cast()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        SPARE.set(std::mem::take(&mut self.0));
     }
 }
 
