@@ -83,27 +83,7 @@ fn pool() -> &'static Pool {
             .filter(|&n| n > 0)
             .or_else(|| std::thread::available_parallelism().ok().map(|n| n.get()))
             .unwrap_or(1);
-        Pool {
-            state: AtomicU64::new(0),
-            call: AtomicPtr::new(std::ptr::null_mut()),
-            data: AtomicPtr::new(std::ptr::null_mut()),
-            tasks: AtomicUsize::new(0),
-            shares: AtomicUsize::new(1),
-            taken: [const { Apart(AtomicUsize::new(0)) }; SHARES],
-            done: AtomicUsize::new(0),
-            region: AtomicBool::new(false),
-            active: AtomicUsize::new(threads.min(MAX_THREADS)),
-            spawning: Mutex::new(()),
-            spawned: AtomicUsize::new(0),
-            awake: AtomicUsize::new(0),
-            sleepers: AtomicUsize::new(0),
-            caller_sleeps: AtomicBool::new(false),
-            lock: Mutex::new(()),
-            wake: Condvar::new(),
-            finished: Condvar::new(),
-            panicked: AtomicBool::new(false),
-            panic: Mutex::new(None),
-        }
+        Pool::new(threads)
     })
 }
 
@@ -166,6 +146,30 @@ pub fn run_chunks(len: usize, chunk: usize, f: impl Fn(Range<usize>) + Sync) {
 }
 
 impl Pool {
+    fn new(threads: usize) -> Pool {
+        Pool {
+            state: AtomicU64::new(0),
+            call: AtomicPtr::new(std::ptr::null_mut()),
+            data: AtomicPtr::new(std::ptr::null_mut()),
+            tasks: AtomicUsize::new(0),
+            shares: AtomicUsize::new(1),
+            taken: [const { Apart(AtomicUsize::new(0)) }; SHARES],
+            done: AtomicUsize::new(0),
+            region: AtomicBool::new(false),
+            active: AtomicUsize::new(threads.min(MAX_THREADS)),
+            spawning: Mutex::new(()),
+            spawned: AtomicUsize::new(0),
+            awake: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            caller_sleeps: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            finished: Condvar::new(),
+            panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        }
+    }
+
     fn acquire(&self) -> bool {
         !self.region.swap(true, Ordering::Acquire)
     }
@@ -182,12 +186,7 @@ impl Pool {
         self.call.store(call as *mut (), Ordering::Relaxed);
         self.data
             .store((f as *const F as *mut F).cast(), Ordering::Relaxed);
-        self.tasks.store(tasks, Ordering::Relaxed);
-        let shares = threads.min(SHARES).min(tasks);
-        self.shares.store(shares, Ordering::Relaxed);
-        self.taken[..shares]
-            .iter()
-            .for_each(|taken| taken.0.store(0, Ordering::Relaxed));
+        self.share_out(tasks, threads);
         self.done.store(0, Ordering::Relaxed);
         let epoch = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         self.state
@@ -211,6 +210,16 @@ impl Pool {
         self.region.store(false, Ordering::Release);
         if let Some(payload) = panic.flatten() {
             resume_unwind(payload);
+        }
+    }
+
+    /// Cuts so many tasks into shares.
+    fn share_out(&self, tasks: usize, threads: usize) {
+        self.tasks.store(tasks, Ordering::Relaxed);
+        let shares = threads.min(SHARES).min(tasks);
+        self.shares.store(shares, Ordering::Relaxed);
+        for taken in &self.taken[..shares] {
+            taken.0.store(0, Ordering::Relaxed);
         }
     }
 
@@ -454,20 +463,32 @@ mod tests {
         });
     }
 
-    /// The first task lasts until all others are done.
+    #[test]
+    fn a_thread_takes_its_share_and_then_what_others_have_left() {
+        let pool = Pool::new(1);
+        let order = |threads: usize, tasks: usize, takers: &[usize]| {
+            pool.share_out(tasks, threads);
+            let takers = takers.iter().cycle().take(tasks);
+            takers.map(|&t| pool.take(t, tasks)).collect::<Vec<_>>()
+        };
+        assert_eq!(order(3, 7, &[1]), [2, 3, 4, 5, 6, 0, 1]);
+        assert_eq!(order(2, 6, &[0, 1]), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(order(2, 5, &[0, 0, 1]), [0, 1, 2, 3, 4]);
+        // More threads than tasks, and than shares.
+        assert_eq!(order(8, 2, &[5]), [1, 0]);
+        assert_eq!(order(1000, 64, &[999])[..2], [39, 40]);
+    }
+
+    /// The first task lasts until all others are done, or (while another test holds the pool, and this
+    /// thread is alone) for some time.
     #[test]
     fn shares_of_busy_threads_are_taken_over() {
         for tasks in [2, 3, 7, 100] {
             let done = AtomicU32::new(0);
             run(tasks, |i| {
-                let others = tasks as u32 - 1;
-                let waits = i == 0 && threads() > 1;
                 let since = Instant::now();
-                while waits && done.load(Ordering::Relaxed) < others {
-                    // While another test holds the pool this thread is alone.
-                    if since.elapsed() > Duration::from_millis(20) {
-                        break;
-                    }
+                let others = || done.load(Ordering::Relaxed) == tasks as u32 - 1;
+                while i == 0 && !others() && since.elapsed() < Duration::from_millis(20) {
                     std::hint::spin_loop();
                 }
                 done.fetch_add(1, Ordering::Relaxed);
