@@ -551,7 +551,7 @@ pub unsafe fn block<T: Float>(
     let job = Job::plan(set, m, n, k, a, b, !accumulate);
     let packed = job
         .pack_b
-        .then(|| Scratch::new(job.panels() * job.width() * k));
+        .then(|| Own::<T>::new(job.panels() * job.width() * k));
     let null = std::ptr::null();
     // SAFETY: passed on from the caller.
     unsafe {

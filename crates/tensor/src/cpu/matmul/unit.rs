@@ -704,17 +704,16 @@ impl PackedRight {
                 ptr: a.ptr.wrapping_offset((block * LINES) as isize * a.row),
                 ..a
             };
-            let row_side = Side {
+            let lines = Lines {
                 ptr: a.ptr,
-                lines: some,
                 line: a.row,
                 step: a.col,
-                format: Format::Rows,
-                constant: None,
+                lines: some,
+                len: k,
             };
             // SAFETY: the rows of the operand and of the output; there is a unit.
             unsafe {
-                let extent = row_side.pack(self.parts, 0, 1, 0..k, own.ptr());
+                let extent = unit::pack(Format::Rows, self.parts, lines, own.ptr());
                 if self.parts > 1 && !extent.suits(self.extent, k) {
                     f32::block(some, n, k, a, self.b, c, c_row, accumulate);
                     continue;
