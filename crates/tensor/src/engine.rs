@@ -117,6 +117,8 @@ pub enum KernelSpec {
         precision: Precision,
         /// Elementwise work on the way out.
         epilogue: Epilogue,
+        /// Whether nothing but the epilogue reads the result.
+        alone: bool,
     },
     /// The two given arrays of the convolution (contiguous), `epilogue inputs.. -> result,
     /// epilogue outputs..`.

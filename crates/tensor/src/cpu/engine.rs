@@ -34,7 +34,14 @@ impl Engine for Cpu {
                 b,
                 precision,
                 epilogue,
-            } => Box::new(fused::MatMul::new(a, b, precision, epilogue.as_ref())),
+                alone,
+            } => Box::new(fused::MatMul::new(
+                a,
+                b,
+                precision,
+                epilogue.as_ref(),
+                alone,
+            )),
             KernelSpec::Conv {
                 conv,
                 dtype,

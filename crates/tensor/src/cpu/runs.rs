@@ -13,6 +13,8 @@ pub struct Runs {
     pub count: usize,
     /// From the first index of one run to that of the next, not less than `len`.
     pub step: usize,
+    /// Where the elements lie, run after run without gaps, if not at their places in the output.
+    pub apart: Option<*const u8>,
 }
 
 impl Runs {
@@ -28,6 +30,7 @@ impl Runs {
             len: cols.len(),
             count: rows.len(),
             step: width,
+            apart: None,
         }
     }
 
@@ -64,22 +67,43 @@ impl From<Range<usize>> for Runs {
             len: range.len(),
             count: 1,
             step: range.len(),
+            apart: None,
         }
     }
 }
 
 /// What is called with each finished part of an output.
-pub type After<'a> = &'a (dyn Fn(Runs) + Sync);
+#[derive(Clone, Copy)]
+pub struct After<'a> {
+    /// The call; also `after(runs)`.
+    pub call: &'a (dyn Fn(Runs) + Sync),
+    /// Whether nobody else reads the output, so that finished elements may also lie [apart](Runs::apart).
+    pub alone: bool,
+}
+
+impl<'a> After<'a> {
+    /// Elements lie at their places in the output.
+    pub fn new(call: &'a (dyn Fn(Runs) + Sync)) -> Self {
+        After { call, alone: false }
+    }
+}
+
+impl<'a> std::ops::Deref for After<'a> {
+    type Target = dyn Fn(Runs) + Sync + 'a;
+    fn deref(&self) -> &Self::Target {
+        self.call
+    }
+}
 
 /// Calls `f` with what it is to tell of finished parts, and asserts that they cover the indices from 0 on
 /// once. Returns what `f` returns, and where they end.
 #[cfg(test)]
 pub fn told_once<R>(f: impl FnOnce(After<'_>) -> R) -> (R, usize) {
     let ranges = std::sync::Mutex::new(Vec::new());
-    let result = f(&|runs| {
+    let result = f(After::new(&|runs| {
         let mut ranges = ranges.lock().unwrap();
         ranges.extend(runs.each().map(|r| (r.start, r.end)));
-    });
+    }));
     let mut ranges = ranges.into_inner().unwrap();
     ranges.sort_unstable();
     let end = ranges.iter().fold(0, |next, &(start, end)| {

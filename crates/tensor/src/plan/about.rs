@@ -245,6 +245,7 @@ mod tests {
             b,
             precision: Precision::Highest,
             epilogue: None,
+            alone: false,
         });
         assert_eq!(about.label, "matmul 10x20x30 nt");
         assert_eq!(about.flops, 12_000);

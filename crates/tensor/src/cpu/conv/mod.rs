@@ -411,7 +411,7 @@ macro_rules! halves {
                 };
                 let (a, b) = (a.as_ptr().cast::<f32>(), b.as_ptr().cast::<f32>());
                 // SAFETY: the blocks have the sizes of the operands and of the result.
-                unsafe { f32::run(p, a, b, None, from.0, &round) }
+                unsafe { f32::run(p, a, b, None, from.0, After::new(&round)) }
             }
         }
     )*};

@@ -1,6 +1,7 @@
 //! The kernels of the fused ops.
 
 use super::{index_error, ptr, start};
+use crate::cpu::After;
 use crate::cpu::attention::{self, Array, Attention, Inputs};
 use crate::cpu::matmul::Block;
 use crate::cpu::pool2d::{self, Pooling};
@@ -260,6 +261,18 @@ impl<T: RowFloat + Block> Fused<T> {
         let at = |i: Option<usize>| i.map_or(std::ptr::null(), |i| ptr(&args[i]).cast_const());
         let out = ptr(args.last().expect("a kernel has a result"));
         // SAFETY: the planner's operands are contiguous and of the op's shapes.
-        unsafe { pool2d::pool2d_dyn(T::DTYPE, what, w, planes, size, at(x), at(dy), out, &|_| {}) };
+        unsafe {
+            pool2d::pool2d_dyn(
+                T::DTYPE,
+                what,
+                w,
+                planes,
+                size,
+                at(x),
+                at(dy),
+                out,
+                After::new(&|_| {}),
+            )
+        };
     }
 }

@@ -1,13 +1,13 @@
 //! Kernels that carry tapes: maps, and anchors with an elementwise epilogue.
 
 use super::{Arg, ptr, start};
-use crate::cpu::After;
 use crate::cpu::constant::Constant;
 use crate::cpu::conv::{self, ConvShape, Planned};
 use crate::cpu::interp::Program;
 use crate::cpu::matmul;
 use crate::cpu::reduce::ReducePlan;
 use crate::cpu::storage::cache_cap;
+use crate::cpu::{After, Runs};
 use crate::dtype::DType;
 use crate::engine::{Kernel, MapSpec, Operand};
 use crate::error::Result;
@@ -80,12 +80,13 @@ impl Epilogue {
 /// and what to do with each finished part.
 fn with_epilogue(
     epilogue: &Option<Epilogue>,
+    alone: bool,
     args: &[Arg<'_>],
     slots: &Slots<'_>,
     anchor: impl FnOnce(*mut u8, After<'_>),
 ) {
     let Some(Epilogue { program, inputs: n }) = epilogue else {
-        return anchor(ptr(&args[0]), &|_| {});
+        return anchor(ptr(&args[0]), After::new(&|_| {}));
     };
     let (read, written) = args.split_at(*n);
     let result = ptr(&written[0]);
@@ -97,10 +98,16 @@ fn with_epilogue(
     unsafe impl Sync for Shared {}
     let shared = Shared(from, outputs(&written[1..]));
     let shared = &shared;
-    anchor(result, &|runs| {
+    let call = |runs: Runs| {
         // SAFETY: as for `Map`; the anchor has finished these elements and calls for them once.
         unsafe { program.run_map(runs, &shared.0, &shared.1, slots) }
-    });
+    };
+    let after = After {
+        // In place it is at home.
+        alone: alone && program.reads_in_step(0) && !shared.1.contains(&result),
+        ..After::new(&call)
+    };
+    anchor(result, after);
 }
 
 /// A reduction of what a tape yields.
@@ -128,7 +135,7 @@ impl Reduce {
 impl Kernel for Reduce {
     fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let (read, rest) = args.split_at(self.inputs);
-        with_epilogue(&self.epilogue, rest, slots, |out, after| {
+        with_epilogue(&self.epilogue, false, rest, slots, |out, after| {
             // SAFETY: the planner's operands cover the layouts; the result is new memory.
             unsafe { self.plan.run(&inputs(read), out, slots, after) };
         });
@@ -151,15 +158,23 @@ pub(super) struct MatMul {
     b: Operand,
     precision: Precision,
     epilogue: Option<Epilogue>,
+    alone: bool,
 }
 
 impl MatMul {
-    pub fn new(a: Operand, b: Operand, precision: Precision, epilogue: Option<&MapSpec>) -> MatMul {
+    pub fn new(
+        a: Operand,
+        b: Operand,
+        precision: Precision,
+        epilogue: Option<&MapSpec>,
+        alone: bool,
+    ) -> MatMul {
         MatMul {
             a,
             b,
             precision,
             epilogue: Epilogue::new(epilogue),
+            alone,
         }
     }
 }
@@ -195,10 +210,16 @@ impl Kernel for MatMul {
             col: b.strides[rb + 1],
             constant: constant(&args[1], b.shape.numel() * self.b.dtype.size()),
         };
-        with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
-            // SAFETY: the planner's operands cover their layouts; the result is new memory.
-            unsafe { matmul::matmul_dyn(self.a.dtype, dims, left, right, out, after) };
-        });
+        with_epilogue(
+            &self.epilogue,
+            self.alone,
+            &args[2..],
+            slots,
+            |out, after| {
+                // SAFETY: the planner's operands cover their layouts; the result is new memory.
+                unsafe { matmul::matmul_dyn(self.a.dtype, dims, left, right, out, after) };
+            },
+        );
         Ok(())
     }
 }
@@ -264,7 +285,7 @@ impl Kernel for Convolution {
     fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let (a, b) = (ptr(&args[0]), ptr(&args[1]));
         let constant = constant(&args[1], self.weights);
-        with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
+        with_epilogue(&self.epilogue, false, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands are contiguous and have the shapes given; the result
             // is new memory.
             unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, constant, out, after) };

@@ -147,6 +147,12 @@ impl Program {
         Compiler::new(tape, shape, inputs, level).compile()
     }
 
+    /// Whether input `k` is only read at the index that is computed, from contiguous memory.
+    pub fn reads_in_step(&self, k: u16) -> bool {
+        let walked = self.walks.iter().any(|(i, _)| *i == k);
+        !walked && !self.first_elements.iter().any(|&(i, ..)| i == k)
+    }
+
     /// The number of indices iterated over.
     pub fn numel(&self) -> usize {
         self.numel
@@ -161,6 +167,7 @@ impl Program {
     ///   writable over `runs`. It may be the very memory of a contiguous input of the same element
     ///   size (index 0 on index 0); otherwise no output overlaps an input or another output.
     /// - `slots` has every slot that the tape names.
+    /// - If `runs` lie [apart](Runs::apart), so does input 0, which is [read in step](Self::reads_in_step).
     pub unsafe fn run_map(
         &self,
         runs: impl Into<Runs>,
@@ -239,9 +246,15 @@ impl Program {
         // Where each value is in the current block, and by how much some move on.
         let mut at: SmallVec<[*mut u8; 48]> = SmallVec::with_capacity(self.values.len());
         let mut moving: SmallVec<[(u16, usize); 16]> = SmallVec::new();
+        // The same for what lies apart, without gaps between runs.
+        let mut apart: SmallVec<[(u16, usize); 2]> = SmallVec::new();
         let mut held_back: SmallVec<[u16; 4]> = SmallVec::new();
         for (i, value) in self.values.iter().enumerate() {
             let p = match value.home {
+                Home::Input(0, _) if let Some(p) = runs.apart => {
+                    apart.push((i as u16, value.size));
+                    p.cast_mut()
+                }
                 Home::Input(k, first) => {
                     moving.push((i as u16, value.size));
                     inputs[k as usize]
@@ -324,9 +337,11 @@ impl Program {
                         f(start, n, &blocks);
                     }
                 }
-                for &(i, size) in &moving {
-                    let p = &mut at[i as usize];
-                    *p = p.wrapping_add(distance * size);
+                for (values, distance) in [(&moving[..], distance), (&apart, n)] {
+                    for &(i, size) in values {
+                        let p = &mut at[i as usize];
+                        *p = p.wrapping_add(distance * size);
+                    }
                 }
             }
         }

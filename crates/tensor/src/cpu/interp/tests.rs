@@ -363,6 +363,7 @@ fn levels() -> Vec<Level> {
 
 #[test]
 fn fused_is_unfused_bit_for_bit_on_every_level() {
+    let mut apart_seen = 0;
     for seed in 0..3000 {
         let mut rng = Rng(seed);
         let case = random_case(&mut rng);
@@ -400,6 +401,25 @@ fn fused_is_unfused_bit_for_bit_on_every_level() {
             &whole,
             &parts,
         );
+        // The same blocks with input 0 apart.
+        if case.layouts.first().is_some_and(Layout::is_contiguous) && program.reads_in_step(0) {
+            let size = case.tape.inputs[0].size();
+            let from = case.layouts[0].offset;
+            let all = case.data[0].bytes();
+            let elements = |r: Range<usize>| &all[(from + r.start) * size..(from + r.end) * size];
+            let together = blocks.map(|b| {
+                let runs: Vec<&[u8]> = b.each().map(elements).collect();
+                Bytes::new(&runs.concat())
+            });
+            let mut apart = blocks;
+            for (runs, bytes) in apart.iter_mut().zip(&together) {
+                runs.apart = Some(bytes.as_ptr());
+            }
+            let parts = case.run(&program, &apart);
+            let what = format!("seed {seed}, input 0 apart");
+            assert_same(&what, &case.tape, &dtypes, &whole, &parts);
+            apart_seen += 1;
+        }
         for level in levels() {
             let out = case.run(&case.program(level), &[(0..n).into()]);
             assert_same(
@@ -411,6 +431,7 @@ fn fused_is_unfused_bit_for_bit_on_every_level() {
             );
         }
     }
+    assert!(apart_seen > 100, "{apart_seen}");
 }
 
 #[test]

@@ -133,7 +133,7 @@ unsafe fn half_product<T: Half>(p: &Problem<T>, after: After<'_>) {
         after(runs);
     };
     // SAFETY: the operands are the contiguous copies made above.
-    unsafe { <f32 as Scalar>::product(&problem, &round) }
+    unsafe { <f32 as Scalar>::product(&problem, After::new(&round)) }
 }
 
 macro_rules! integers {

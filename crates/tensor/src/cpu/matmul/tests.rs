@@ -1,4 +1,5 @@
 use super::*;
+use crate::cpu::Runs;
 use crate::cpu::pool;
 use crate::cpu::runs::told_once;
 
@@ -408,7 +409,9 @@ fn kept_sides_agree_with_packed_ones() {
                     let mut c = vec![0f32; m * n];
                     let out = c.as_mut_ptr();
                     // SAFETY: operands and output have these sizes; there is a unit.
-                    unsafe { unit::parallel(m, n, k, a, b, precision, out, 0, &|_| {}) };
+                    unsafe {
+                        unit::parallel(m, n, k, a, b, precision, out, 0, After::new(&|_| {}))
+                    };
                     c
                 };
                 let wanted = product([false, false]);
@@ -419,6 +422,63 @@ fn kept_sides_agree_with_packed_ones() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A result that only the epilogue reads comes to it with the same bits, wherever it lies; by rows, by
+/// columns, turned, and with factors that have no exact parts.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_result_for_the_epilogue_alone_may_lie_apart() {
+    use std::sync::Mutex;
+    for (m, n, k) in [(200, 70, 96), (70, 200, 96), (90, 300, 40), (300, 90, 70)] {
+        for (precision, huge) in Precision::ALL
+            .into_iter()
+            .flat_map(|p| [(p, false), (p, true)])
+        {
+            let a = store::<f32>(Lay::Rows, &[], m, k, 5);
+            let mut b = store::<f32>(Lay::Cols, &[], k, n, 6);
+            if huge {
+                b.data.iter_mut().step_by(3).for_each(|x| *x *= 1e30);
+            }
+            let dims = Dims {
+                batch: &[],
+                m,
+                n,
+                k,
+                precision,
+            };
+            let product = |alone: bool| {
+                let mut c = vec![0f32; m * n];
+                let (done, apart) = (Mutex::new(vec![f32::NAN; m * n]), Mutex::new(0));
+                let out = c.as_mut_ptr() as usize;
+                let after = |runs: Runs| {
+                    let mut done = done.lock().unwrap();
+                    let mut near = runs.apart.map(<*const u8>::cast::<f32>);
+                    *apart.lock().unwrap() += near.is_some() as usize;
+                    for run in runs.each() {
+                        let from = near.unwrap_or((out as *const f32).wrapping_add(run.start));
+                        // SAFETY: elements that are finished.
+                        let from = unsafe { std::slice::from_raw_parts(from, run.len()) };
+                        done[run.clone()].copy_from_slice(from);
+                        near = near.map(|p| p.wrapping_add(run.len()));
+                    }
+                };
+                let after = After {
+                    alone,
+                    ..After::new(&after)
+                };
+                // SAFETY: operands and output have these sizes.
+                unsafe { matmul(dims, a.operand(), b.operand(), out as *mut f32, after) };
+                (done.into_inner().unwrap(), apart.into_inner().unwrap())
+            };
+            let what = (m, n, k, precision, huge);
+            let ((wanted, never), (got, apart)) = (product(false), product(true));
+            assert_eq!(never, 0, "{what:?}");
+            assert!(wanted == got, "{what:?}");
+            let pays = unit::pays(m, n, k, precision, [false; 2]);
+            assert_eq!(apart > 0, pays, "{what:?}");
         }
     }
 }

@@ -21,6 +21,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Numbers of a task's result that may lie in its own memory.
+const APART: usize = 1 << 18;
 /// Most lines of a task.
 const TASK_LINES: usize = 256;
 /// The work is cut into at least that many tasks, if there are many lines.
@@ -374,10 +376,25 @@ impl Job {
             let last = at.end == self.k;
             pool::run(tasks, |task| {
                 let range = task * each..self.split.blocks().min((task + 1) * each);
+                let lines = range.start * LINES..self.split.lines.min(range.end * LINES);
+                let (rows, cols) = match self.by_rows {
+                    true => (lines.clone(), 0..self.n),
+                    false => (0..self.m, lines.clone()),
+                };
+                // A result that only `after` reads stays in the task's own memory, and in its core's cache.
+                let some = rows.len() * cols.len();
+                let apart = after.alone && span == self.k && some <= APART;
+                let room = Own::<f32>::new(if apart { some } else { 0 });
+                let (to, to_row) = if apart {
+                    let first = rows.start * cols.len() + cols.start;
+                    (room.ptr().wrapping_sub(first), cols.len())
+                } else {
+                    (out.get(), c_row)
+                };
                 // SAFETY: each line of the output is written by one task.
                 unsafe {
                     let packed = [near.get(), split.get()].map(<*mut u8>::cast_const);
-                    let extent = self.task(&range, &at, packed, out.get(), c_row, false);
+                    let extent = self.task(&range, &at, packed, to, to_row, false);
                     let seen = seen.get().add(task);
                     *seen = match kept_split {
                         Some(kept) => Extent::together(&kept.extents[range.clone()]),
@@ -386,15 +403,13 @@ impl Job {
                     if !last {
                         return;
                     }
-                    let lines = range.start * LINES..self.split.lines.min(range.end * LINES);
                     if self.parts > 1 && !(*seen).suits(shared, self.k) {
-                        self.by_vectors(&lines, out.get(), c_row);
+                        self.by_vectors(&lines, to, to_row);
                     }
-                    let (rows, cols) = match self.by_rows {
-                        true => (lines, 0..self.n),
-                        false => (0..self.m, lines),
-                    };
-                    after(Runs::block(0, self.n, rows, cols));
+                    after(Runs {
+                        apart: apart.then(|| room.ptr().cast_const().cast()),
+                        ..Runs::block(0, self.n, rows, cols)
+                    });
                 }
             });
         }
@@ -588,8 +603,12 @@ pub unsafe fn parallel(
 ) {
     let job = Job::plan(m, n, k, a, b, precision);
     let shifted = |runs: Runs| after(runs.from_base(base));
+    let shifted = After {
+        alone: after.alone,
+        ..After::new(&shifted)
+    };
     // SAFETY: passed on from the caller.
-    unsafe { job.run(out, n, &shifted) }
+    unsafe { job.run(out, n, shifted) }
 }
 
 /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread; the numbers

@@ -292,6 +292,7 @@ impl Lowering<'_> {
                     b: right,
                     precision,
                     epilogue,
+                    alone: !self.stored[i],
                 }
             }
             Prim::Conv(conv) => {

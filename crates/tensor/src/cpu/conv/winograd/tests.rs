@@ -1,4 +1,5 @@
 use super::*;
+use crate::cpu::After;
 use crate::cpu::conv::tests::{few_bits, numbers, shape, terms};
 use crate::cpu::matmul::Tile;
 use crate::{Face, Precision};
@@ -104,11 +105,28 @@ fn all_faces(set: &'static Kernels<f32>, s: &ConvShape, operands: &[Vec<f32>; 3]
     // SAFETY: the vectors have the sizes of the shape.
     unsafe {
         let output = Job::with(set, Face::Output, s);
-        assert!(output.run(x.as_ptr(), w.as_ptr(), None, to_y.as_mut_ptr(), &|_| {}));
+        assert!(output.run(
+            x.as_ptr(),
+            w.as_ptr(),
+            None,
+            to_y.as_mut_ptr(),
+            After::new(&|_| {})
+        ));
         let input_grad = Job::with(set, Face::InputGrad, s);
-        assert!(input_grad.run(dy.as_ptr(), w.as_ptr(), None, to_dx.as_mut_ptr(), &|_| {}));
+        assert!(input_grad.run(
+            dy.as_ptr(),
+            w.as_ptr(),
+            None,
+            to_dx.as_mut_ptr(),
+            After::new(&|_| {})
+        ));
         let weight_grad = SumsJob::with(set, s);
-        assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), to_dw.as_mut_ptr(), &|_| {}));
+        assert!(weight_grad.run(
+            x.as_ptr(),
+            dy.as_ptr(),
+            to_dw.as_mut_ptr(),
+            After::new(&|_| {})
+        ));
     }
     got
 }
@@ -210,7 +228,15 @@ fn kernels_of_uneven_elements_are_as_in_the_sums_as_written() {
     let run = |x: &[f32], w: &[f32]| {
         let mut y = vec![0f32; 16 * 64];
         // SAFETY: the vectors have the sizes of the shape.
-        unsafe { job.run(x.as_ptr(), w.as_ptr(), None, y.as_mut_ptr(), &|_| {}) }
+        unsafe {
+            job.run(
+                x.as_ptr(),
+                w.as_ptr(),
+                None,
+                y.as_mut_ptr(),
+                After::new(&|_| {}),
+            )
+        }
     };
     assert!(run(&x, &even));
     for center in [0.0, 1e3, 1e6, -1e8, 1e30, f32::NAN] {
