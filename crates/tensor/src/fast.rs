@@ -8,7 +8,7 @@
 pub(crate) mod attention;
 pub(crate) mod rnn;
 
-pub use attention::{Attend, Dropped};
+pub use attention::{Attend, Dropped, side_by_side};
 pub use rnn::{Cell, Recur};
 
 use crate::dtype::DType;

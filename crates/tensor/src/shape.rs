@@ -284,6 +284,30 @@ impl Layout {
         })
     }
 
+    /// Layouts in one storage one behind the other along an axis, if strides can say so.
+    pub fn joined(parts: &[&Layout], axis: usize) -> Option<Layout> {
+        let [first, second, ..] = parts else {
+            return None;
+        };
+        let along = match parts.iter().find(|l| l.shape[axis] > 1) {
+            Some(long) => long.strides[axis],
+            None => second.offset as isize - first.offset as isize,
+        };
+        let mut joined = (*first).clone();
+        joined.strides[axis] = along;
+        joined.shape.dims_mut()[axis] = 0;
+        for part in parts {
+            let behind = first.offset as isize + joined.shape[axis] as isize * along;
+            let alike = (0..joined.shape.len())
+                .all(|d| part.shape[d] == 1 || part.strides[d] == joined.strides[d]);
+            if part.numel() == 0 || part.offset as isize != behind || !alike {
+                return None;
+            }
+            joined.shape.dims_mut()[axis] += part.shape[axis];
+        }
+        Some(joined)
+    }
+
     /// Drops dimensions of size 1 and merges neighbours that are one run in every one of
     /// `layouts` (all of the same shape). Returns the merged sizes and each layout's strides.
     pub fn coalesce(layouts: &[&Layout]) -> (SmallVec<[usize; 6]>, Vec<Strides>) {
@@ -377,6 +401,37 @@ impl Axes for std::ops::RangeFull {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layouts_that_follow_each_other_are_one() {
+        let whole = Layout::contiguous([4, 6, 5]).permute(&[1, 0, 2]);
+        for axis in 0..3 {
+            let n = whole.shape[axis];
+            let cut = |cuts: &[usize]| -> Vec<Layout> {
+                let part = |w: &[usize]| whole.slice(axis, w[0], w[1] - w[0], 1);
+                cuts.windows(2).map(part).collect()
+            };
+            let joined = |parts: &[Layout]| {
+                let parts: Vec<&Layout> = parts.iter().collect();
+                Layout::joined(&parts, axis)
+            };
+            assert_eq!(joined(&cut(&[0, 1, 3, n])).as_ref(), Some(&whole));
+            let single = cut(&(0..=n).collect::<Vec<_>>());
+            assert_eq!(joined(&single).as_ref(), Some(&whole));
+            let tail = joined(&cut(&[1, 2, n])).unwrap();
+            assert_eq!(tail, whole.slice(axis, 1, n - 1, 1));
+            // Not in order, not whole, or not alike.
+            let mut parts = cut(&[0, 2, 3]);
+            parts.reverse();
+            assert_eq!(joined(&parts), None);
+            assert_eq!(joined(&[parts[1].clone(), parts[1].clone()]), None);
+            assert_eq!(joined(&cut(&[0, 0, 2])), None);
+            let mut parts = cut(&[0, 2, 3]);
+            parts[1].strides[(axis + 1) % 3] += 1;
+            assert_eq!(joined(&parts), None);
+            assert_eq!(joined(&parts[..1]), None);
+        }
+    }
 
     #[test]
     fn reshape_of_a_transposed_layout_needs_a_copy_unless_groups_match() {

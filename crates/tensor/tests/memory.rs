@@ -161,3 +161,55 @@ fn the_gradient_of_an_activation_reads_its_input_alone() {
         }
     }
 }
+
+/// Queries, keys and values of one projection go into attention, and their gradients come back out of it,
+/// without being copied; with fewer heads of keys than of queries, too.
+#[test]
+fn a_projection_for_attention_copies_nothing() {
+    let (b, t, d) = (2, 16, 8);
+    for (heads, groups) in [(4, 4), (4, 2)] {
+        let wide = (heads + 2 * groups) * d;
+        let [x, w] = [[b * t, heads * d], [heads * d, wide]].map(|s| Tensor::randn(s, F32));
+        eval_all(&[&x, &w]).unwrap();
+        let attend = |w: &Tensor| {
+            let all = x.matmul(w).reshape([b, t, wide]);
+            let part = |start: usize, n: usize| {
+                let part = all.narrow(-1, start * d, n * d);
+                part.reshape([b, t, n, d]).transpose(1, 2)
+            };
+            let (q, k) = (part(0, heads), part(heads, groups));
+            let v = part(heads + groups, groups);
+            Tensor::attention(&q, &k, &v, Attention::default())
+        };
+        let step = || {
+            let grads = record(|| grad_of(&attend(&w).square().sum(..), &[&w]));
+            eval_all(&[&grads[0]]).unwrap();
+        };
+        let ((), kernels) = trace::kernels_of(step);
+        // What comes in between has to do with attention's output.
+        let labels: Vec<&str> = kernels.iter().map(|k| &k.label[..]).collect();
+        let is = |i: usize, name: &str| labels[i].starts_with(name);
+        assert!(is(0, "matmul") && is(1, "attention ["), "{labels:?}");
+        let end = labels.len();
+        assert!(
+            is(end - 2, "attention_grad") && is(end - 1, "matmul"),
+            "{labels:?}"
+        );
+    }
+}
+
+#[test]
+fn pieces_put_together_again_are_what_they_were() {
+    let x = Tensor::randn([6, 10], F32).eval().clone();
+    for axis in [0, 1] {
+        let pieces = x.split(4, axis);
+        let (y, kernels) = trace::kernels_of(|| (Tensor::cat(&pieces, axis) * 2.0).eval().clone());
+        assert_eq!(y.to_vec::<f32>(), (&x * 2.0).to_vec::<f32>());
+        assert_eq!(kernels.len(), 1, "{kernels:?}");
+        let turned = Tensor::cat(&[pieces[1].clone(), pieces[0].clone()], axis);
+        assert_eq!(
+            turned.narrow(axis, 0, 1).to_vec::<f32>(),
+            x.narrow(axis, 4, 1).to_vec::<f32>()
+        );
+    }
+}

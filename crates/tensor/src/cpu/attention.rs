@@ -16,7 +16,7 @@ use super::own::Own;
 use super::pool;
 use super::rows::RowFloat;
 use crate::dtype::DType;
-use crate::fast::Dropped;
+use crate::fast::{Dropped, side_by_side};
 use crate::precision::Precision;
 use std::ops::Range;
 
@@ -226,6 +226,31 @@ impl Attention {
         rows * self.width + (of.batch * self.heads + of.head) * self.queries + of.rows.start
     }
 
+    /// Where the gradients of queries, keys and values lie in the flat result.
+    fn gradients(&self) -> [Place; 3] {
+        let heads = [self.heads, self.groups, self.groups];
+        let times = [self.queries, self.keys, self.keys];
+        let sizes = [self.size, self.size, self.width];
+        let together = side_by_side(self.queries, self.keys, self.size, self.width);
+        let all: usize = heads.iter().sum();
+        let mut start = 0;
+        [0, 1, 2].map(|i| {
+            let own = heads[i] * sizes[i];
+            let place = Place {
+                start,
+                row: if together { all * sizes[i] } else { own },
+                time: times[i],
+                head: sizes[i],
+            };
+            start += if together {
+                own
+            } else {
+                self.batch * times[i] * own
+            };
+            place
+        })
+    }
+
     /// What the weights of these rows and keys are multiplied with by dropout, rows one behind
     /// the other.
     ///
@@ -309,6 +334,23 @@ impl Attention {
             false => n,
         };
         Seen { stride, n, first }
+    }
+}
+
+/// Where an array `[batch, time, heads, size]` lies.
+struct Place {
+    start: usize,
+    /// From one time to the next.
+    row: usize,
+    /// How many times there are.
+    time: usize,
+    /// From one head to the next.
+    head: usize,
+}
+
+impl Place {
+    fn at(&self, batch: usize, head: usize, time: usize) -> usize {
+        self.start + (batch * self.time + time) * self.row + head * self.head
     }
 }
 
@@ -431,8 +473,8 @@ unsafe fn forward_block<T: Block + RowFloat>(
 }
 
 /// Writes the gradients `dq [batch, queries, heads, size]`, `dk [batch, keys, groups, size]`,
-/// `dv [batch, keys, groups, width]` and, if `mask` says so, the mask's
-/// `[batch, queries, heads, keys]`, one behind the other. `y` is the flat result, `dy` its gradient.
+/// `dv [batch, keys, groups, width]`, one behind the other or [`side_by_side`], and, if `mask` says so,
+/// behind them the mask's `[batch, queries, heads, keys]`. `y` is the flat result, `dy` its gradient.
 ///
 /// # Safety
 /// As for [`forward`].
@@ -445,9 +487,9 @@ pub unsafe fn backward<T: Block + RowFloat>(
     out: *mut T,
 ) {
     let (units, repeats) = (a.batch * a.groups, a.heads / a.groups);
-    let dk = a.batch * a.queries * a.heads * a.size;
-    let dv = dk + a.batch * a.keys * a.groups * a.size;
-    let dmask = mask.then_some(dv + a.batch * a.keys * a.groups * a.width);
+    let [dq, dk, dv] = &a.gradients();
+    let dmask = a.queries * a.heads * a.size + a.keys * a.groups * (a.size + a.width);
+    let dmask = mask.then_some(a.batch * dmask);
     // Blocks of queries that share keys may be handled in parts, each with sums of its own.
     let blocks = repeats * a.blocks();
     let [parts, per_part] = cuts(PARTS[1], units, blocks);
@@ -470,7 +512,6 @@ pub unsafe fn backward<T: Block + RowFloat>(
             };
             // SAFETY: passed on from the caller; each part writes rows and sums of its own.
             unsafe {
-                let first = batch * a.keys * a.groups + group;
                 let sums = if parts > 1 {
                     let at = partial.get().add(i * sums);
                     Sums {
@@ -480,9 +521,9 @@ pub unsafe fn backward<T: Block + RowFloat>(
                     }
                 } else {
                     Sums {
-                        dk: out.get().add(dk + first * a.size),
-                        dv: out.get().add(dv + first * a.width),
-                        rows: [a.groups * a.size, a.groups * a.width],
+                        dk: out.get().add(dk.at(batch, group, 0)),
+                        dv: out.get().add(dv.at(batch, group, 0)),
+                        rows: [dk.row, dv.row],
                     }
                 };
                 // The last block, which comes first, writes its keys' sums; the others add to them.
@@ -511,7 +552,7 @@ pub unsafe fn backward<T: Block + RowFloat>(
                         &block(j),
                         given,
                         &keys,
-                        &sums,
+                        (&sums, dq),
                         add,
                         queries,
                         tiles,
@@ -528,16 +569,15 @@ pub unsafe fn backward<T: Block + RowFloat>(
     pool::run_chunks(units, 1, |range| {
         for unit in range {
             let (batch, group) = (unit / a.groups, unit % a.groups);
-            let first = batch * a.keys * a.groups + group;
             let mut from = 0;
-            for (at, n) in [(dk, a.size), (dv, a.width)] {
+            for (to, n) in [(dk, a.size), (dv, a.width)] {
                 for key in 0..a.keys {
                     for j in 0..n {
                         // SAFETY: every unit writes rows of its own, from sums that are there.
                         unsafe {
                             let p = partial.get().add(unit * parts * sums + from + key * n + j);
                             let sum = (1..parts).fold(*p, |s, part| s + *p.add(part * sums));
-                            *out.get().add(at + (first + key * a.groups) * n + j) = sum;
+                            *out.get().add(to.at(batch, group, key) + j) = sum;
                         }
                     }
                 }
@@ -580,7 +620,7 @@ unsafe fn backward_block<T: Block + RowFloat>(
     of: &Queries,
     (y, dy): (*const T, *const T),
     keys: &[Keys<T, 3>],
-    sums: &Sums<T>,
+    (sums, dq): (&Sums<T>, &Place),
     add: bool,
     queries: *mut T,
     [weights, slopes, factors]: [*mut T; 3],
@@ -607,8 +647,8 @@ unsafe fn backward_block<T: Block + RowFloat>(
         a.queries(x, of, queries);
         let q = Matrix::new(queries.cast_const(), a.size as isize, 1);
         let dq = Rows {
-            ptr: out.add(start / a.width * a.size),
-            step: a.heads * a.size,
+            ptr: out.add(dq.at(of.batch, of.head, of.rows.start)),
+            step: dq.row,
             len: a.size,
         };
         let end = a.seen(&of.rows);

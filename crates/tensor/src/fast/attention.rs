@@ -9,6 +9,13 @@ use crate::shape::Shape;
 use crate::tape::Key;
 use crate::tensor::Tensor;
 
+/// Whether the gradients of queries, keys and values lie side by side, `[b, time, heads, size]` with the heads
+/// of queries, then of keys, then of values, and not one behind the other: so they are what goes back through a
+/// projection that makes all three. Takes how many queries and keys there are, and the sizes of a key and of a value.
+pub fn side_by_side(queries: usize, keys: usize, size: usize, width: usize) -> bool {
+    queries == keys && size == width
+}
+
 /// The options of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attend {
@@ -46,7 +53,7 @@ impl Attend {
     }
 }
 
-/// One of the arrays that lie one behind the other in a flat result.
+/// One of the arrays in a flat result: one behind the other, or side by side.
 struct Part {
     start: usize,
     shape: [usize; 4],
@@ -175,11 +182,19 @@ pub(super) fn define_grad(a: &Attend, mask: bool, inputs: &[Tensor]) -> Tensor {
     let (given, rest) = inputs.split_at(3 + a.masked as usize);
     let grads = vjp_of(|x| define(a, x), given, &rest[1]);
     let asked = grads.into_iter().take(3 + mask as usize);
-    pack(
-        &asked
-            .map(|g| g.expect("attention depends on its inputs"))
-            .collect::<Vec<_>>(),
-    )
+    let asked: Vec<Tensor> = asked
+        .map(|g| g.expect("attention depends on its inputs"))
+        .collect();
+    if !are_side_by_side(given[0].shape(), given[1].shape(), given[2].shape()) {
+        return pack(&asked);
+    }
+    let (three, mask) = asked.split_at(3);
+    let joined = Tensor::cat(three, 1);
+    pack(&[&[joined], mask].concat())
+}
+
+fn are_side_by_side(q: &[usize], k: &[usize], v: &[usize]) -> bool {
+    side_by_side(q[2], k[2], q[3], v[3])
 }
 
 /// The cotangents of [`Fast::Attention`]'s inputs.
@@ -196,7 +211,15 @@ pub(super) fn vjp(
     let flat = Fast::AttentionGrad { of: *a, mask }.call(&all);
     let (q, k, v) = (inputs[0].shape(), inputs[1].shape(), inputs[2].shape());
     let weights = [q[0], q[1], q[2], k[2]];
-    let parts = parts([q, k, v, &weights]);
-    let asked = parts.iter().take(3 + mask as usize);
-    asked.map(|p| Some(p.of(&flat))).collect()
+    let [dq, dk, dv, dmask] = parts([q, k, v, &weights]);
+    let mut grads = if are_side_by_side(q, k, v) {
+        let joined = [q[0], q[1] + 2 * k[1], q[2], q[3]];
+        let [joined] = parts([&joined]).map(|p| p.of(&flat));
+        let heads = [(0, q[1]), (q[1], k[1]), (q[1] + k[1], k[1])];
+        heads.map(|(start, n)| joined.narrow(1, start, n)).to_vec()
+    } else {
+        [dq, dk, dv].map(|p| p.of(&flat)).to_vec()
+    };
+    grads.extend(mask.then(|| dmask.of(&flat)));
+    grads.into_iter().map(Some).collect()
 }

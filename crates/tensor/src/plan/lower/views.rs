@@ -40,6 +40,7 @@ impl Lowering<'_> {
                             None => fresh(),
                         }
                     }
+                    Prim::Concat(axis) => self.neighbours(i, *axis).unwrap_or_else(fresh),
                     _ => fresh(),
                 }
             };
@@ -81,6 +82,26 @@ impl Lowering<'_> {
             base: *base,
             layout,
             direct: whole,
+        })
+    }
+
+    /// A concatenation of what already lies one behind the other in one value.
+    fn neighbours(&self, i: usize, axis: usize) -> Option<Res> {
+        let mut layouts: SmallVec<[&Layout; 4]> = SmallVec::new();
+        let mut of = None;
+        for &k in self.graph.inputs(i) {
+            let Res::View { base, layout, .. } = &self.res[k as usize] else {
+                return None;
+            };
+            if *of.get_or_insert(*base) != *base {
+                return None;
+            }
+            layouts.push(layout);
+        }
+        Some(Res::View {
+            base: of?,
+            layout: Layout::joined(&layouts, axis)?,
+            direct: false,
         })
     }
 
