@@ -117,7 +117,7 @@ pub enum KernelSpec {
         precision: Precision,
         /// Elementwise work on the way out.
         epilogue: Epilogue,
-        /// Whether nothing but the epilogue reads the result.
+        /// Whether nothing but the epilogue reads the result, which then need not be written.
         alone: bool,
     },
     /// The two given arrays of the convolution (contiguous), `epilogue inputs.. -> result,

@@ -79,7 +79,7 @@ pub enum Fast {
     /// output `[b, t, h, e]`, then the logarithm of each row's sum of exponentials `[b, h, t]`.
     Attention(Attend),
     /// `[q, k, v, mask if any, flat, dflat] -> dq [b, t, h, d], dk [b, s, g, d], dv [b, s, g, e]`,
-    /// and the mask's `[b, t, h, s]` if asked for, flat.
+    /// one behind the other or [`side_by_side`], and the mask's `[b, t, h, s]` if asked for, flat.
     AttentionGrad {
         /// The attention.
         of: Attend,

@@ -477,21 +477,25 @@ fn long_attention_agrees_with_its_definition() {
 #[test]
 fn long_attention_drops_what_its_definition_drops() {
     seeded();
-    for (queries, keys, causal, p) in [
-        (70, 600, false, 0.0),
-        (70, 600, true, 0.0),
-        (70, 600, false, 0.4),
-        (70, 600, true, 0.4),
-        (70, 600, false, 1.0),
-        (600, 600, true, 0.4),
-        (150, 100, true, 0.4),
-        (150, 40, true, 0.0),
-        (70, 100, true, 0.4),
+    for (queries, keys, width, causal, p) in [
+        (70, 600, 5, false, 0.0),
+        (70, 600, 5, true, 0.0),
+        (70, 600, 5, false, 0.4),
+        (70, 600, 5, true, 0.4),
+        (70, 600, 5, false, 1.0),
+        (600, 600, 5, true, 0.4),
+        (150, 100, 5, true, 0.4),
+        (150, 40, 5, true, 0.0),
+        (70, 100, 5, true, 0.4),
+        // Gradients that lie side by side.
+        (600, 600, 8, true, 0.4),
+        (150, 150, 8, false, 0.0),
+        (40, 40, 8, true, 0.0),
     ] {
         let shapes = [
             [2, 4, queries, 8],
             [2, 2, keys, 8],
-            [2, 2, keys, 5],
+            [2, 2, keys, width],
             [2, 4, queries, keys],
         ];
         let mut inputs = shapes.map(|shape| rand(shape, -1., 1.)).to_vec();
@@ -520,7 +524,7 @@ fn long_attention_drops_what_its_definition_drops() {
 /// With products of `bf16` the result and all gradients are near those of `f32`.
 #[test]
 fn attention_at_medium_precision_is_near() {
-    for (queries, keys) in [(150, 600), (150, 100), (70, 100)] {
+    for (queries, keys) in [(150, 600), (150, 100), (70, 100), (150, 150)] {
         attention_at_medium_is_near(queries, keys);
     }
 }

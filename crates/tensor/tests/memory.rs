@@ -195,6 +195,14 @@ fn a_projection_for_attention_copies_nothing() {
             is(end - 2, "attention_grad") && is(end - 1, "matmul"),
             "{labels:?}"
         );
+        // By differences.
+        let by = Tensor::randn([heads * d, wide], F32);
+        let loss = |e: f64| attend(&(&w + &by * e)).square().sum(..).item();
+        let grads = record(|| grad_of(&attend(&w).square().sum(..), &[&w]));
+        let slope = (&grads[0] * &by).sum(..).item();
+        let found = (loss(1e-3) - loss(-1e-3)) / 2e-3;
+        let near = (found - slope).abs() < 2e-2 * slope.abs().max(1.0);
+        assert!(near, "{found} and {slope}");
     }
 }
 
@@ -206,6 +214,16 @@ fn pieces_put_together_again_are_what_they_were() {
         let (y, kernels) = trace::kernels_of(|| (Tensor::cat(&pieces, axis) * 2.0).eval().clone());
         assert_eq!(y.to_vec::<f32>(), (&x * 2.0).to_vec::<f32>());
         assert_eq!(kernels.len(), 1, "{kernels:?}");
+        // Of something that is computed, and read as a whole, too.
+        let z = &x + 1.0;
+        let both = Tensor::cat(&z.split(4, axis), axis) * &z + z.sum(..);
+        let wanted = &z * &z + z.sum(..);
+        assert_eq!(both.to_vec::<f32>(), wanted.to_vec::<f32>());
+        // Not what would be changed where it lies.
+        let put = |x: &Tensor| x.slice_update(&[0, 0], &Tensor::zeros([1, 1], F32));
+        let joined = Tensor::cat(&(&x + 1.0).split(4, axis), axis);
+        assert_eq!(put(&joined).to_vec::<f32>(), put(&z).to_vec::<f32>());
+        assert_eq!(joined.to_vec::<f32>(), z.to_vec::<f32>());
         let turned = Tensor::cat(&[pieces[1].clone(), pieces[0].clone()], axis);
         assert_eq!(
             turned.narrow(axis, 0, 1).to_vec::<f32>(),

@@ -110,7 +110,14 @@ fn op(dice: &mut Dice, x: &Tensor, y: &Tensor) -> Option<Tensor> {
             let axis = along?;
             let mut shape = x.shape().to_vec();
             shape[axis as usize] = y.dim(axis);
-            (shape == y.shape()).then(|| Tensor::cat(&[x.clone(), y.clone(), x.clone()], axis))?
+            if shape == y.shape() {
+                Tensor::cat(&[x.clone(), y.clone(), x.clone()], axis)
+            } else {
+                // All pieces, or the first and the last.
+                let pieces = x.split(1 + b % 4, filled?);
+                let ends = [&pieces[..1], &pieces[pieces.len() - 1..]].concat();
+                Tensor::cat(if c % 2 == 0 { &pieces } else { &ends }, filled?)
+            }
         }
         26 if x.dtype() == y.dtype() && rank == y.rank() => {
             let room: Vec<_> = (0..rank)

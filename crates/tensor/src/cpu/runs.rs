@@ -75,8 +75,7 @@ impl From<Range<usize>> for Runs {
 /// What is called with each finished part of an output.
 #[derive(Clone, Copy)]
 pub struct After<'a> {
-    /// The call; also `after(runs)`.
-    pub call: &'a (dyn Fn(Runs) + Sync),
+    call: &'a (dyn Fn(Runs) + Sync),
     /// Whether nobody else reads the output, so that finished elements may also lie [apart](Runs::apart).
     pub alone: bool,
 }
@@ -85,6 +84,11 @@ impl<'a> After<'a> {
     /// Elements lie at their places in the output.
     pub fn new(call: &'a (dyn Fn(Runs) + Sync)) -> Self {
         After { call, alone: false }
+    }
+
+    /// The same with a word about who reads the output.
+    pub fn alone(self, alone: bool) -> Self {
+        After { alone, ..self }
     }
 }
 

@@ -53,7 +53,7 @@ impl Attend {
     }
 }
 
-/// One of the arrays in a flat result: one behind the other, or side by side.
+/// One of the arrays that lie one behind the other in a flat result.
 struct Part {
     start: usize,
     shape: [usize; 4],
@@ -188,9 +188,8 @@ pub(super) fn define_grad(a: &Attend, mask: bool, inputs: &[Tensor]) -> Tensor {
     if !are_side_by_side(given[0].shape(), given[1].shape(), given[2].shape()) {
         return pack(&asked);
     }
-    let (three, mask) = asked.split_at(3);
-    let joined = Tensor::cat(three, 1);
-    pack(&[&[joined], mask].concat())
+    let (three, of_mask) = asked.split_at(3);
+    pack(&[&[Tensor::cat(three, 1)], of_mask].concat())
 }
 
 fn are_side_by_side(q: &[usize], k: &[usize], v: &[usize]) -> bool {
@@ -213,10 +212,11 @@ pub(super) fn vjp(
     let weights = [q[0], q[1], q[2], k[2]];
     let [dq, dk, dv, dmask] = parts([q, k, v, &weights]);
     let mut grads = if are_side_by_side(q, k, v) {
-        let joined = [q[0], q[1] + 2 * k[1], q[2], q[3]];
-        let [joined] = parts([&joined]).map(|p| p.of(&flat));
-        let heads = [(0, q[1]), (q[1], k[1]), (q[1] + k[1], k[1])];
-        heads.map(|(start, n)| joined.narrow(1, start, n)).to_vec()
+        let (heads, groups) = (q[1], k[1]);
+        let shape = [q[0], q[2], heads + 2 * groups, q[3]];
+        let joined = Part { start: 0, shape }.of(&flat);
+        let of = [(0, heads), (heads, groups), (heads + groups, groups)];
+        of.map(|(start, n)| joined.narrow(1, start, n)).to_vec()
     } else {
         [dq, dk, dv].map(|p| p.of(&flat)).to_vec()
     };

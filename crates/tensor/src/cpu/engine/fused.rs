@@ -102,12 +102,9 @@ fn with_epilogue(
         // SAFETY: as for `Map`; the anchor has finished these elements and calls for them once.
         unsafe { program.run_map(runs, &shared.0, &shared.1, slots) }
     };
-    let after = After {
-        // In place it is at home.
-        alone: alone && program.reads_in_step(0) && !shared.1.contains(&result),
-        ..After::new(&call)
-    };
-    anchor(result, after);
+    // What lies where the epilogue writes is in the cache anyway.
+    let alone = alone && program.reads_in_step(0) && !shared.1.contains(&result);
+    anchor(result, After::new(&call).alone(alone));
 }
 
 /// A reduction of what a tape yields.

@@ -167,7 +167,8 @@ impl Program {
     ///   writable over `runs`. It may be the very memory of a contiguous input of the same element
     ///   size (index 0 on index 0); otherwise no output overlaps an input or another output.
     /// - `slots` has every slot that the tape names.
-    /// - If `runs` lie [apart](Runs::apart), so does input 0, which is [read in step](Self::reads_in_step).
+    /// - If `runs` lie [apart](Runs::apart), that is input 0, which is [read in step](Self::reads_in_step),
+    ///   wherever its pointer and layout say it begins.
     pub unsafe fn run_map(
         &self,
         runs: impl Into<Runs>,

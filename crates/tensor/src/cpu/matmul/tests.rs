@@ -427,31 +427,41 @@ fn kept_sides_agree_with_packed_ones() {
 }
 
 /// A result that only the epilogue reads comes to it with the same bits, wherever it lies; by rows, by
-/// columns, turned, and with factors that have no exact parts.
+/// columns, turned, in several matrices, with sums in pieces, and with factors that have no exact parts.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_result_for_the_epilogue_alone_may_lie_apart() {
     use std::sync::Mutex;
-    for (m, n, k) in [(200, 70, 96), (70, 200, 96), (90, 300, 40), (300, 90, 70)] {
+    for (batch, m, n, k) in [
+        (1, 200, 70, 96),
+        (1, 70, 200, 96),
+        (1, 90, 300, 40),
+        (1, 300, 90, 70),
+        (1, 200, 70, 2100),
+        (1, 40, 70, 5000),
+        (2, 300, 90, 70),
+    ] {
         for (precision, huge) in Precision::ALL
             .into_iter()
             .flat_map(|p| [(p, false), (p, true)])
         {
-            let a = store::<f32>(Lay::Rows, &[], m, k, 5);
-            let mut b = store::<f32>(Lay::Cols, &[], k, n, 6);
+            let batch = &[batch][..];
+            let a = store::<f32>(Lay::Rows, batch, m, k, 5);
+            let mut b = store::<f32>(Lay::Cols, batch, k, n, 6);
             if huge {
                 b.data.iter_mut().step_by(3).for_each(|x| *x *= 1e30);
             }
             let dims = Dims {
-                batch: &[],
+                batch,
                 m,
                 n,
                 k,
                 precision,
             };
+            let len = batch[0] * m * n;
             let product = |alone: bool| {
-                let mut c = vec![0f32; m * n];
-                let (done, apart) = (Mutex::new(vec![f32::NAN; m * n]), Mutex::new(0));
+                let mut c = vec![0f32; len];
+                let (done, apart) = (Mutex::new(vec![f32::NAN; len]), Mutex::new(0));
                 let out = c.as_mut_ptr() as usize;
                 let after = |runs: Runs| {
                     let mut done = done.lock().unwrap();
@@ -465,20 +475,18 @@ fn a_result_for_the_epilogue_alone_may_lie_apart() {
                         near = near.map(|p| p.wrapping_add(run.len()));
                     }
                 };
-                let after = After {
-                    alone,
-                    ..After::new(&after)
-                };
+                let after = After::new(&after).alone(alone);
                 // SAFETY: operands and output have these sizes.
                 unsafe { matmul(dims, a.operand(), b.operand(), out as *mut f32, after) };
                 (done.into_inner().unwrap(), apart.into_inner().unwrap())
             };
-            let what = (m, n, k, precision, huge);
+            let what = (batch, m, n, k, precision, huge);
             let ((wanted, never), (got, apart)) = (product(false), product(true));
             assert_eq!(never, 0, "{what:?}");
             assert!(wanted == got, "{what:?}");
-            let pays = unit::pays(m, n, k, precision, [false; 2]);
-            assert_eq!(apart > 0, pays, "{what:?}");
+            // Longer sums come in several passes over the output.
+            let pays = unit::pays(m, n, k, precision, [false; 2]) && k <= 4096;
+            assert!(apart > 0 || !pays || batch[0] > 1, "{what:?}");
         }
     }
 }

@@ -21,7 +21,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Numbers of a task's result that may lie in its own memory.
+/// Numbers of a task's result that may lie in its own memory, which has room for what it packs besides.
 const APART: usize = 1 << 18;
 /// Most lines of a task.
 const TASK_LINES: usize = 256;
@@ -603,12 +603,9 @@ pub unsafe fn parallel(
 ) {
     let job = Job::plan(m, n, k, a, b, precision);
     let shifted = |runs: Runs| after(runs.from_base(base));
-    let shifted = After {
-        alone: after.alone,
-        ..After::new(&shifted)
-    };
+    let after = After::new(&shifted).alone(after.alone);
     // SAFETY: passed on from the caller.
-    unsafe { job.run(out, n, shifted) }
+    unsafe { job.run(out, n, after) }
 }
 
 /// Writes, or adds, `a x b` to rows of `c` that are `c_row` apart, on the calling thread; the numbers

@@ -85,7 +85,8 @@ impl Lowering<'_> {
         })
     }
 
-    /// A concatenation of what already lies one behind the other in one value.
+    /// A concatenation of what already lies one behind the other, in plain order, in one value of which it is
+    /// most: then it keeps little alive that nobody asked for, and nobody has to copy it.
     fn neighbours(&self, i: usize, axis: usize) -> Option<Res> {
         let mut layouts: SmallVec<[&Layout; 4]> = SmallVec::new();
         let mut of = None;
@@ -98,9 +99,12 @@ impl Lowering<'_> {
             }
             layouts.push(layout);
         }
-        Some(Res::View {
-            base: of?,
-            layout: Layout::joined(&layouts, axis)?,
+        let (base, layout) = (of?, Layout::joined(&layouts, axis)?);
+        let all = self.graph.nodes[base as usize].shape().numel();
+        let suits = layout.is_contiguous() && 2 * layout.numel() > all;
+        suits.then_some(Res::View {
+            base,
+            layout,
             direct: false,
         })
     }
