@@ -39,6 +39,7 @@ const LOAD: usize = 8;
 /// The forward pass is cut into at least about this many tasks, the gradient, whose parts have sums of
 /// their own, into fewer.
 const PARTS: [usize; 2] = [32, 8];
+
 /// Sizes and options.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {

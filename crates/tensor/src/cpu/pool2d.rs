@@ -671,7 +671,7 @@ mod tests {
                         tx.as_ptr().cast(),
                         tdy.as_ptr().cast(),
                         out.as_mut_ptr().cast(),
-                        After::new(&|_| {}),
+                        After::none(),
                     );
                 }
                 let out: Vec<f64> = out.iter().map(|v| v.to_f64()).collect();

@@ -86,6 +86,11 @@ impl<'a> After<'a> {
         After { call, alone: false }
     }
 
+    /// There is nothing to be done.
+    pub fn none() -> Self {
+        After::new(&|_| {})
+    }
+
     /// The same with a word about who reads the output.
     pub fn alone(self, alone: bool) -> Self {
         After { alone, ..self }

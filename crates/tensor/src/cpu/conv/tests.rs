@@ -405,7 +405,7 @@ fn kept_weights_agree_with_packed_ones() {
                 let mut out = vec![0f32; len];
                 let (b, to) = (weights.as_ptr().cast::<f32>(), out.as_mut_ptr());
                 // SAFETY: all have the sizes of the shape.
-                unsafe { planned(&plan, a.as_ptr(), b, constant, to, After::new(&|_| {})) };
+                unsafe { planned(&plan, a.as_ptr(), b, constant, to, After::none()) };
                 out
             };
             let wanted = run(None);
@@ -596,7 +596,7 @@ fn infinite_huge_and_tiny_numbers_are_as_in_the_sums_as_written() {
                             b.as_ptr(),
                             None,
                             want.as_mut_ptr(),
-                            After::new(&|_| {}),
+                            After::none(),
                         )
                     };
                     // Terms have this size.

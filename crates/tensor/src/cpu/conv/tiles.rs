@@ -473,7 +473,7 @@ impl Job {
                 let x = x.add(unit * self.ins * self.source);
                 let w = w.add(group * self.s.group_out() * self.s.window());
                 let y = y.add(unit * self.outs * self.result);
-                super::faces::run(self.face, &s, x, w, None, y, After::new(&|_| {}));
+                super::faces::run(self.face, &s, x, w, None, y, After::none());
             }
         }
     }

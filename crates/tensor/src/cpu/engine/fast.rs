@@ -271,7 +271,7 @@ impl<T: RowFloat + Block> Fused<T> {
                 at(x),
                 at(dy),
                 out,
-                After::new(&|_| {}),
+                After::none(),
             )
         };
     }

@@ -65,6 +65,8 @@ struct Epilogue {
     program: Program,
     /// Inputs besides the anchor's result.
     inputs: usize,
+    /// Whether the result may lie anywhere, since nothing else reads it.
+    alone: bool,
 }
 
 impl Epilogue {
@@ -72,7 +74,16 @@ impl Epilogue {
         spec.map(|spec| Epilogue {
             program: program(spec),
             inputs: spec.inputs.len() - 1,
+            alone: false,
         })
+    }
+
+    /// Alone with the result, if `alone` says so.
+    fn alone(self, alone: bool) -> Epilogue {
+        Epilogue {
+            alone: alone && self.program.reads_in_step(0),
+            ..self
+        }
     }
 }
 
@@ -80,15 +91,14 @@ impl Epilogue {
 /// and what to do with each finished part.
 fn with_epilogue(
     epilogue: &Option<Epilogue>,
-    alone: bool,
     args: &[Arg<'_>],
     slots: &Slots<'_>,
     anchor: impl FnOnce(*mut u8, After<'_>),
 ) {
-    let Some(Epilogue { program, inputs: n }) = epilogue else {
-        return anchor(ptr(&args[0]), After::new(&|_| {}));
+    let Some(epilogue) = epilogue else {
+        return anchor(ptr(&args[0]), After::none());
     };
-    let (read, written) = args.split_at(*n);
+    let (read, written) = args.split_at(epilogue.inputs);
     let result = ptr(&written[0]);
     let mut from: Inputs = SmallVec::from_slice(&[result.cast_const()]);
     from.extend(inputs(read));
@@ -100,10 +110,10 @@ fn with_epilogue(
     let shared = &shared;
     let call = |runs: Runs| {
         // SAFETY: as for `Map`; the anchor has finished these elements and calls for them once.
-        unsafe { program.run_map(runs, &shared.0, &shared.1, slots) }
+        unsafe { epilogue.program.run_map(runs, &shared.0, &shared.1, slots) }
     };
     // What lies where the epilogue writes is in the cache anyway.
-    let alone = alone && program.reads_in_step(0) && !shared.1.contains(&result);
+    let alone = epilogue.alone && !shared.1.contains(&result);
     anchor(result, After::new(&call).alone(alone));
 }
 
@@ -132,7 +142,7 @@ impl Reduce {
 impl Kernel for Reduce {
     fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let (read, rest) = args.split_at(self.inputs);
-        with_epilogue(&self.epilogue, false, rest, slots, |out, after| {
+        with_epilogue(&self.epilogue, rest, slots, |out, after| {
             // SAFETY: the planner's operands cover the layouts; the result is new memory.
             unsafe { self.plan.run(&inputs(read), out, slots, after) };
         });
@@ -155,7 +165,6 @@ pub(super) struct MatMul {
     b: Operand,
     precision: Precision,
     epilogue: Option<Epilogue>,
-    alone: bool,
 }
 
 impl MatMul {
@@ -170,8 +179,7 @@ impl MatMul {
             a,
             b,
             precision,
-            epilogue: Epilogue::new(epilogue),
-            alone,
+            epilogue: Epilogue::new(epilogue).map(|e| e.alone(alone)),
         }
     }
 }
@@ -207,16 +215,10 @@ impl Kernel for MatMul {
             col: b.strides[rb + 1],
             constant: constant(&args[1], b.shape.numel() * self.b.dtype.size()),
         };
-        with_epilogue(
-            &self.epilogue,
-            self.alone,
-            &args[2..],
-            slots,
-            |out, after| {
-                // SAFETY: the planner's operands cover their layouts; the result is new memory.
-                unsafe { matmul::matmul_dyn(self.a.dtype, dims, left, right, out, after) };
-            },
-        );
+        with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
+            // SAFETY: the planner's operands cover their layouts; the result is new memory.
+            unsafe { matmul::matmul_dyn(self.a.dtype, dims, left, right, out, after) };
+        });
         Ok(())
     }
 }
@@ -282,7 +284,7 @@ impl Kernel for Convolution {
     fn run(&self, args: &[Arg<'_>], slots: &Slots<'_>) -> Result<()> {
         let (a, b) = (ptr(&args[0]), ptr(&args[1]));
         let constant = constant(&args[1], self.weights);
-        with_epilogue(&self.epilogue, false, &args[2..], slots, |out, after| {
+        with_epilogue(&self.epilogue, &args[2..], slots, |out, after| {
             // SAFETY: the planner's operands are contiguous and have the shapes given; the result
             // is new memory.
             unsafe { conv::conv_dyn(self.dtype, &self.plan, a, b, constant, out, after) };

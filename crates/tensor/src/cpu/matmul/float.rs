@@ -37,7 +37,7 @@ macro_rules! floats {
                         // SAFETY: as above; each batch is written by one task.
                         unsafe {
                             let (out, precision) = (p.out.add(i * size), p.precision);
-                            if !Self::by_tiles(p.m, p.n, p.k, precision, a, b, out, 0, After::new(&|_| {})) {
+                            if !Self::by_tiles(p.m, p.n, p.k, precision, a, b, out, 0, After::none()) {
                                 Self::block(p.m, p.n, p.k, a, b, out, p.n as isize, false);
                             }
                         }

@@ -409,9 +409,7 @@ fn kept_sides_agree_with_packed_ones() {
                     let mut c = vec![0f32; m * n];
                     let out = c.as_mut_ptr();
                     // SAFETY: operands and output have these sizes; there is a unit.
-                    unsafe {
-                        unit::parallel(m, n, k, a, b, precision, out, 0, After::new(&|_| {}))
-                    };
+                    unsafe { unit::parallel(m, n, k, a, b, precision, out, 0, After::none()) };
                     c
                 };
                 let wanted = product([false, false]);

@@ -282,7 +282,7 @@ fn random_numbers_keep_their_index() {
         let plan = ReducePlan::new(ReduceOp::Sum, &t, &shape, &[], axes);
         let mut out = vec![0f32; plan.outputs()];
         // SAFETY: the output holds the plan's outputs.
-        unsafe { plan.run(&[], out.as_mut_ptr().cast(), &slots, After::new(&|_| ())) };
+        unsafe { plan.run(&[], out.as_mut_ptr().cast(), &slots, After::none()) };
         let got: Vec<f64> = out.iter().map(|&v| v as f64).collect();
         close(
             &got,

@@ -360,7 +360,7 @@ impl Job {
                 (self.face != Face::Output).then(|| faces::turn_weights(&self.s.one_group(), w));
             let w = turned.as_ref().map_or(w, |w| w.ptr().cast_const());
             let w = w.add(channels.start * c.ins * TAPS);
-            faces::correlate(&c, x, w, None, whole.ptr(), After::new(&|_| {}));
+            faces::correlate(&c, x, w, None, whole.ptr(), After::none());
             for (i, o) in channels.clone().enumerate() {
                 for (l, line) in lines.clone().enumerate() {
                     let from = whole.ptr().add((i * lines.len() + l) * row + cols.start);

@@ -110,7 +110,7 @@ fn all_faces(set: &'static Kernels<f32>, s: &ConvShape, operands: &[Vec<f32>; 3]
             w.as_ptr(),
             None,
             to_y.as_mut_ptr(),
-            After::new(&|_| {})
+            After::none()
         ));
         let input_grad = Job::with(set, Face::InputGrad, s);
         assert!(input_grad.run(
@@ -118,15 +118,10 @@ fn all_faces(set: &'static Kernels<f32>, s: &ConvShape, operands: &[Vec<f32>; 3]
             w.as_ptr(),
             None,
             to_dx.as_mut_ptr(),
-            After::new(&|_| {})
+            After::none()
         ));
         let weight_grad = SumsJob::with(set, s);
-        assert!(weight_grad.run(
-            x.as_ptr(),
-            dy.as_ptr(),
-            to_dw.as_mut_ptr(),
-            After::new(&|_| {})
-        ));
+        assert!(weight_grad.run(x.as_ptr(), dy.as_ptr(), to_dw.as_mut_ptr(), After::none()));
     }
     got
 }
@@ -228,15 +223,7 @@ fn kernels_of_uneven_elements_are_as_in_the_sums_as_written() {
     let run = |x: &[f32], w: &[f32]| {
         let mut y = vec![0f32; 16 * 64];
         // SAFETY: the vectors have the sizes of the shape.
-        unsafe {
-            job.run(
-                x.as_ptr(),
-                w.as_ptr(),
-                None,
-                y.as_mut_ptr(),
-                After::new(&|_| {}),
-            )
-        }
+        unsafe { job.run(x.as_ptr(), w.as_ptr(), None, y.as_mut_ptr(), After::none()) }
     };
     assert!(run(&x, &even));
     for center in [0.0, 1e3, 1e6, -1e8, 1e30, f32::NAN] {
